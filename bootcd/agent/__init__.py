@@ -1,0 +1,1 @@
+"""Decisions in time: facts, plan, job, event, new state. Knows no transport."""

@@ -1,0 +1,71 @@
+"""What the service publishes: one immutable value per moment, and the changes between them.
+
+Front ends (D-Bus today) render a `Snapshot`; they never look at the machinery behind it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from bootcd.model.host import Host
+from bootcd.model.job import ImageUpdate, JobRecord
+
+
+@dataclass(frozen=True, slots=True)
+class NextAction:
+    """What the daemon will do by itself; `action` is "check", "stage" or "" for nothing."""
+
+    action: str = ""
+    reason: str = ""
+    when: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The service at one moment. `host_json` is the rendered form of `host`."""
+
+    version: str
+    backend: str
+    state: str
+    state_since: datetime
+    generation: int = 0
+    host: Host = field(default_factory=Host)
+    host_json: str = ""
+    active_job: str = ""
+    "Uuid of the job at work, or empty."
+    reboot_required: bool = False
+    last_check: datetime | None = None
+    last_check_result: str = ""
+    available: ImageUpdate | None = None
+    mode: str = "off"
+    next_action: NextAction = NextAction()
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotChanged:
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class JobAdded:
+    record: JobRecord
+
+
+@dataclass(frozen=True, slots=True)
+class JobChanged:
+    """Progress or state of a job; the end of a job is the change whose record's state has ended."""
+
+    record: JobRecord
+    eta_secs: float = 0.0
+    "Time left of the fetch; 0 while unknown."
+
+
+@dataclass(frozen=True, slots=True)
+class JobForgotten:
+    """An ended job has lingered long enough; its object goes away."""
+
+    record: JobRecord
+
+
+Change = SnapshotChanged | JobAdded | JobChanged | JobForgotten

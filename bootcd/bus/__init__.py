@@ -1,0 +1,1 @@
+"""The D-Bus front end; the only package that knows dbus_fast."""

@@ -1,0 +1,1 @@
+"""What a host can do, joined from registry and storage."""

@@ -1,0 +1,1 @@
+"""Primitives of the operating system: clock, files, processes, notification."""

@@ -1,0 +1,1 @@
+"""Jobs: their records on disk, their worker processes, their life."""

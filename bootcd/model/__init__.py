@@ -1,0 +1,1 @@
+"""Values and errors every other package speaks in. No I/O."""

@@ -1,0 +1,175 @@
+"""What passes between the daemon and a worker process, and what is kept of a job.
+
+A job directory `<state>/jobs/<uuid>/` holds three files, each written whole, synced and renamed
+into place, and each with one writer:
+
+    request.json   JobRequest   daemon, before the worker starts
+    record.json    JobRecord    daemon, at every change of state
+    outcome.json   Outcome      worker, as its last act
+
+While it works, the worker sends `WorkerMessage`s as datagrams to the daemon's socket. They may be
+lost (the daemon may be restarting); nothing but the display depends on them.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bootcd.model.errors import ErrorInfo
+
+UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+
+JobUuid = Annotated[str, Field(pattern=UUID_PATTERN)]
+
+
+class JobKind(StrEnum):
+    CHECK = "check"
+    UPGRADE = "upgrade"
+    SWITCH = "switch"
+    ROLLBACK = "rollback"
+    APPLY = "apply"
+
+
+class JobState(StrEnum):
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def ended(self) -> bool:
+        return self not in (JobState.RUNNING, JobState.CANCELLING)
+
+
+class Phase(StrEnum):
+    """Steps of a job in their order; a kind of job uses some of them."""
+
+    PREPARE = "prepare"
+    RESOLVE = "resolve"
+    FETCH = "fetch"
+    IMPORT = "import"
+    STAGE = "stage"
+    CLEANUP = "cleanup"
+    REBOOT = "reboot"
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WorkerSettings(_Document):
+    """The part of the configuration a worker needs; only `app` reads configuration files."""
+
+    sysroot: str = "/"
+    insecure_registries: frozenset[str] = frozenset()
+    ca_file: str = ""
+    auth_files: tuple[str, ...] = ()
+    parallel_downloads: int = Field(default=3, ge=1, le=16)
+    stall_timeout_secs: float = Field(default=60.0, gt=0)
+    retries: int = Field(default=5, ge=0, le=20)
+    memory_bytes: int = Field(default=64 << 20, ge=8 << 20)
+    "Bound of all buffers between network and disk, whatever the size of image, layer or file."
+
+
+class JobRequest(_Document):
+    """What a worker is to do; complete, so that the same request can run again after a crash."""
+
+    uuid: JobUuid
+    kind: JobKind
+    image: str = ""
+    "switch: the image reference to track from now on."
+    download_only: bool = False
+    "upgrade, switch: stage locked, so that a reboot does not apply it yet."
+    apply: bool = False
+    "upgrade, switch, rollback: reboot into the result if anything changed."
+    settings: WorkerSettings = WorkerSettings()
+
+    def same_work(self, other: JobRequest) -> bool:
+        """Whether both ask for the same thing, so that the second can join the first."""
+        return self.model_copy(update={"uuid": other.uuid}) == other
+
+
+class Progress(_Document):
+    """How far a job is. Bytes are compressed bytes of layers; steps are layers."""
+
+    phase: Phase = Phase.PREPARE
+    bytes_done: int = 0
+    bytes_total: int = 0
+    bytes_cached: int = 0
+    "Bytes of the image that were here already; not part of `bytes_total`."
+    steps_done: int = 0
+    steps_total: int = 0
+    cancellable: bool = True
+
+
+class ImageUpdate(_Document):
+    """An image version that could be, or was, taken."""
+
+    image: str
+    digest: str
+    version: str = ""
+    created: datetime | None = None
+    download_bytes: int = -1
+    "Compressed bytes not here yet; -1 if unknown."
+
+
+class Outcome(_Document):
+    """How a job ended."""
+
+    state: JobState
+    error: ErrorInfo | None = None
+    changed: bool = False
+    "Something on the host is different now: staged, boot order swapped, unlocked."
+    update: ImageUpdate | None = None
+    "check: what is available, None if up to date. upgrade, switch: what was staged."
+    dropped: str = ""
+    "rollback: digest of the staged deployment that was dropped by it."
+    bytes_fetched: int = 0
+    reboot: bool = False
+    "A reboot was asked of the host."
+
+
+class Requester(_Document):
+    """Who asked for a job; `agent` for the daemon's own background work."""
+
+    uid: int = 0
+    pid: int = 0
+    name: str = "agent"
+
+
+class WorkerHandle(_Document):
+    """How to find a worker again: a transient unit, or a process by pid and its start time."""
+
+    unit: str = ""
+    pid: int = 0
+    start_ticks: int = 0
+    "Field 22 of proc_pid_stat(5), which tells a reused pid from the worker."
+
+
+class JobRecord(_Document):
+    """A job as the daemon remembers it across its own restarts."""
+
+    number: int
+    request: JobRequest
+    requester: Requester
+    state: JobState = JobState.RUNNING
+    created: datetime
+    finished: datetime | None = None
+    worker: WorkerHandle | None = None
+    progress: Progress = Progress()
+    outcome: Outcome | None = None
+
+
+class WorkerMessage(_Document):
+    """One datagram from a worker: its checks passed, its progress, or its end."""
+
+    uuid: JobUuid
+    ready: bool = False
+    progress: Progress | None = None
+    finished: bool = False

@@ -1,0 +1,1 @@
+"""OCI and docker formats: references, manifests, authentication, layer archives. No I/O."""

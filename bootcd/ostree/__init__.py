@@ -1,0 +1,1 @@
+"""libostree through GObject introspection; GI objects never leave this package."""

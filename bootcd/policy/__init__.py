@@ -1,0 +1,1 @@
+"""When and how often: intervals, jitter, back-off. No I/O."""

@@ -1,0 +1,1 @@
+"""The state machine of a host's updates, and its planner. No I/O."""

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Bring a Debian 12 machine to the point where the suite, the demo and the bench can run.
+# Safe to repeat; with nothing to do it ends in well under a second.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "setup: $*"; exit 1; }
+
+packages=(
+  gir1.2-ostree-1.0 ostree python3-gi python3-systemd python3-venv  # the product's own needs
+  dbus-daemon polkitd systemd docker-registry skopeo                # real counterparts in the tests
+  mmdebstrap zstd                                                   # the test operating system
+)
+
+[ -x /usr/bin/python3 ] || die "python3 is missing: apt-get install python3"
+/usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or newer is needed"
+command -v dpkg-query >/dev/null || die "this set-up knows Debian 12; install by hand: ${packages[*]}"
+
+missing=()
+for package in "${packages[@]}"; do
+  [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+  [ "$(id -u)" = 0 ] || die "missing Debian packages, and only root can install them: apt-get install ${missing[*]}"
+  say "setup: installing Debian packages: ${missing[*]}"
+  log=$(mktemp)
+  { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 \
+    || { tail -n 20 "$log" >&2; die "apt-get could not install: ${missing[*]}"; }
+  rm -f "$log"
+fi
+
+stamp=.venv/.bootcd-setup
+want=$(cat requirements.lock pyproject.toml tests/setup.sh | sha256sum)
+if [ "$(cat "$stamp" 2>/dev/null || true)" != "$want" ]; then
+  say "setup: creating the virtual environment .venv"
+  # System site packages give PyGObject and systemd-python, which must match the host's libraries.
+  /usr/bin/python3 -m venv --clear --system-site-packages .venv || die "python3 -m venv failed"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock \
+    || die "pip could not install requirements.lock"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . \
+    || die "pip could not install the project"
+  printf '%s\n' "$want" >"$stamp"
+fi
