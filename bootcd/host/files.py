@@ -1,0 +1,77 @@
+"""Whole files, written so that a crash leaves the old one or the new one, and read with a bound.
+
+A write goes to `.<name>.<random>.new` beside the target, is synced, renamed over it, and the
+directory is synced: rename(2) is atomic, fsync(2) of the directory makes the new name last.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from pathlib import Path
+
+_TEMPORARY = ".*.new"
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+    """Replace the file `path` by `data`; readers see the old content or the new, never a mix.
+
+    `mode` holds whatever the umask. Without `durable` nothing is synced: for files that need not
+    survive a power cut, such as those below /run. Blocks; raises OSError with nothing changed.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123 - a descriptor, not a path
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
+            os.fchmod(file.fileno(), mode)
+            if durable:
+                os.fsync(file.fileno())
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make creations, renames and removals in the directory `path` last."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """Read the regular file `path` of at most `limit` bytes.
+
+    Raises OSError: EFBIG if it is longer, EINVAL if it is a pipe, a device or a directory (never
+    waits for a writer), and whatever open(2) and read(2) say.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor, not a path
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file", str(path))
+        chunks: list[bytes] = []
+        left = limit + 1
+        while left and (chunk := file.read(left)):
+            chunks.append(chunk)
+            left -= len(chunk)
+    if not left:
+        raise OSError(errno.EFBIG, f"Longer than {limit} bytes", str(path))
+    return b"".join(chunks)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Delete the temporaries that writers which were killed left in `directory`.
+
+    For the owner of the directory, at its start, while nobody writes there.
+    """
+    for temporary in directory.glob(_TEMPORARY):
+        temporary.unlink(missing_ok=True)
