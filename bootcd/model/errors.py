@@ -189,6 +189,12 @@ class NotBootable(BootcdError):
     name = "NotBootable"
 
 
+class SignatureRejected(BootcdError):
+    """The host's signature policy does not let this image in."""
+
+    name = "SignatureRejected"
+
+
 class DigestMismatch(BootcdError):
     """Content whose digest is not the one asked for; fields: `expected`, `actual`."""
 

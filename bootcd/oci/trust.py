@@ -1,0 +1,51 @@
+"""containers-policy.json(5), as far as telling whether an image may come unsigned.
+
+Until signatures can be verified, an image the host's policy wants signed has to be refused: this module
+finds out which those are.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from bootcd.model.errors import InvalidConfig
+from bootcd.oci.reference import ImageReference
+
+
+def accepts_unsigned(policy: bytes, reference: ImageReference) -> bool:
+    """Whether the policy takes the image from its registry without a signature.
+
+    The requirements of the most specific scope count: the reference itself, its repository, each
+    namespace above it, its registry, `*.domain` wildcards, then the transport's default, then the default.
+
+    Raises:
+        InvalidConfig: the policy is malformed; nothing may be accepted then.
+    """
+    try:
+        document = json.loads(policy)
+        default = document["default"]
+        scopes = document.get("transports", {}).get("docker", {})
+        requirements = next((scopes[s] for s in _scopes(reference) if s in scopes), default)
+        kinds = [requirement["type"] for requirement in requirements]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InvalidConfig(
+            "the signature policy /etc/containers/policy.json is malformed",
+            hint="see containers-policy.json(5)",
+            path="/etc/containers/policy.json",
+        ) from error
+    return bool(kinds) and all(kind == "insecureAcceptAnything" for kind in kinds)
+
+
+def _scopes(reference: ImageReference) -> list[Any]:
+    name = reference.name
+    scopes = [str(reference), name]
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        scopes.append(name)
+    host = reference.registry.partition(":")[0]
+    while "." in host:
+        host = host.partition(".")[2]
+        scopes.append(f"*.{host}")
+    scopes.append("")
+    return scopes

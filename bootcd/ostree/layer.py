@@ -1,0 +1,184 @@
+"""One image layer on its way into the repository: decompressed, checked, filtered, written.
+
+What of a layer becomes part of the host, and where, follows bootc (see `ostreefmt.paths`). Device
+nodes and named pipes are dropped, as an ostree tree cannot hold them. Nothing a layer says is
+believed: names stay below the root, sizes are bounded by what was announced, and the digest of
+the uncompressed archive must be the image config's diff_id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from dataclasses import dataclass, field
+
+import zstandard
+from isal import igzip
+
+from bootcd.model.errors import DigestMismatch, InvalidLayer
+from bootcd.oci.tar import EntryType, TarEntry, TarReader
+from bootcd.ostree.store import ObjectStore, Xattrs
+from bootcd.ostree.stream import ByteSource, ReadAhead
+from bootcd.ostree.tree import Directory, TreeBuilder
+from bootcd.ostreefmt.objects import DirMeta
+from bootcd.ostreefmt.paths import Kind, map_hardlink_target, map_path
+
+BOMB_RATIO = 200
+BOMB_FLOOR_BYTES = 1 << 30
+"A layer may unpack to this, or to BOMB_RATIO times its compressed size, whichever is more."
+
+_UNTAKEN_XATTRS = ("security.selinux", "trusted.overlay.")
+"Labels are the host policy's to give; overlay's marks belong to the machine that built the layer."
+
+
+@dataclass(slots=True)
+class ImportedLayer:
+    """A layer in the repository's terms; `dropped` counts entries left out by top-level name."""
+
+    tree: Directory
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+def import_layer(
+    source: io.RawIOBase,
+    store: ObjectStore,
+    *,
+    compression: str,
+    compressed_bytes: int,
+    diff_id: str,
+    allow_nonusr: bool,
+    what: str,
+) -> ImportedLayer:
+    """Read a layer to its end and write its content to the store. Blocks; runs in a thread.
+
+    Args:
+        source: the compressed bytes; raises if they turn out not to be what was asked for.
+        compression: "none", "gzip" or "zstd".
+        diff_id: expected digest of the uncompressed archive.
+        what: names the layer in errors.
+    Raises:
+        InvalidLayer: not an acceptable archive, or one that unpacks beyond all proportion.
+        DigestMismatch: the archive is not the one the image config names.
+    """
+    digest = hashlib.new(diff_id.partition(":")[0])
+    limit = max(BOMB_FLOOR_BYTES, BOMB_RATIO * compressed_bytes)
+    plain = _Bounded(_decompress(source, compression), limit, what)
+    ahead = ReadAhead(plain, on_block=digest.update)
+    try:
+        layer = _Importer(store, allow_nonusr, what).run(ahead)
+    except BaseException as error:
+        # The decoder may be waiting for bytes that nobody will send.
+        getattr(source, "abort", lambda _: None)(error)
+        raise
+    finally:
+        ahead.close()
+    actual = f"{digest.name}:{digest.hexdigest()}"
+    if actual != diff_id:
+        raise DigestMismatch(
+            f"{what} unpacks to {actual}, the image config says {diff_id}", expected=diff_id, actual=actual
+        )
+    return layer
+
+
+class _Importer:
+    """Turns archive entries into objects and a tree."""
+
+    def __init__(self, store: ObjectStore, allow_nonusr: bool, what: str) -> None:
+        self._store = store
+        self._allow_nonusr = allow_nonusr
+        self._what = what
+        self._tree = TreeBuilder(store)
+        self._dropped: Counter[str] = Counter()
+
+    def run(self, source: ByteSource) -> ImportedLayer:
+        reader = TarReader(source)
+        for entry in reader:
+            kind, path = map_path(
+                entry.name,
+                allow_nonusr=self._allow_nonusr,
+                directory=entry.type is EntryType.DIRECTORY,
+            )
+            if kind is Kind.KEEP:
+                self._add(path, entry, reader)
+            elif kind is Kind.DROP:
+                self._dropped[path] += 1
+            else:
+                raise InvalidLayer(f"{self._what} holds ostree objects at {entry.name[:80]!r}")
+        reader.drain()
+        return ImportedLayer(self._tree.root, self._dropped)
+
+    def _add(self, path: str, entry: TarEntry, reader: TarReader) -> None:
+        if entry.type is EntryType.DIRECTORY:
+            meta = DirMeta(entry.uid, entry.gid, 0o040000 | entry.mode, _xattrs(entry))
+            self._tree.add_directory(path, meta)
+            return
+        if entry.type is EntryType.FILE:
+            checksum = self._store.write_file(
+                entry.uid, entry.gid, entry.mode, _xattrs(entry), entry.size, reader.read_chunks()
+            )
+        elif entry.type is EntryType.SYMLINK:
+            if not entry.linkname:
+                raise InvalidLayer(f"{self._what} has a symbolic link without target at {path[:80]!r}")
+            checksum = self._store.write_symlink(entry.uid, entry.gid, entry.linkname, _xattrs(entry))
+        elif entry.type is EntryType.HARDLINK:
+            checksum = self._hardlink_target(path, entry)
+        else:
+            self._dropped[entry.type.value] += 1
+            return
+        self._tree.add_file(path, checksum)
+
+    def _hardlink_target(self, path: str, entry: TarEntry) -> bytes:
+        target = map_hardlink_target(entry.linkname, allow_nonusr=self._allow_nonusr)
+        found = self._tree.root.file(target.path) if target.kind is Kind.KEEP else None
+        if found is None:
+            raise InvalidLayer(
+                f"{self._what} has a hard link at {path[:80]!r} to {entry.linkname[:80]!r}, "
+                "which is no file before it in the same layer"
+            )
+        return found
+
+
+def _xattrs(entry: TarEntry) -> Xattrs:
+    if not entry.xattrs:
+        return ()
+    return tuple(
+        sorted(
+            (name.encode(), value)
+            for name, value in entry.xattrs.items()
+            if not name.startswith(_UNTAKEN_XATTRS)
+        )
+    )
+
+
+def _decompress(source: io.RawIOBase, compression: str) -> ByteSource:
+    if compression == "gzip":
+        return igzip.IGzipFile(fileobj=source, mode="rb")  # type: ignore[no-any-return]
+    if compression == "zstd":
+        # A layer may hold several frames, zstd:chunked always does.
+        return zstandard.ZstdDecompressor(max_window_size=128 << 20).stream_reader(
+            source, read_size=1 << 18, read_across_frames=True
+        )
+    return source  # type: ignore[return-value]  # RawIOBase.readinto takes any buffer
+
+
+class _Bounded:
+    """A decompressed stream that ends in a typed error when it is broken or a bomb."""
+
+    def __init__(self, source: ByteSource, limit_bytes: int, what: str) -> None:
+        self._source = source
+        self._left = limit_bytes
+        self._limit = limit_bytes
+        self._what = what
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        try:
+            count = self._source.readinto(buffer)
+        except (OSError, EOFError, zstandard.ZstdError, igzip.igzip_lib.IsalError) as error:
+            raise InvalidLayer(f"{self._what} cannot be decompressed") from error
+        self._left -= count
+        if self._left < 0:
+            raise InvalidLayer(
+                f"{self._what} unpacks to more than {self._limit} bytes", limit_bytes=self._limit
+            )
+        return count

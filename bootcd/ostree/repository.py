@@ -1,0 +1,217 @@
+"""The host's ostree repository: refs, commits and the metadata bootc keeps in them.
+
+Layout and names are bootc's (`ostreefmt.refs`, `ostreefmt.metadata`), so that either program finds
+what the other left.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bootcd.model.errors import BackendFailed
+from bootcd.ostree.libostree import Gio, GLib, OSTree, host_errors
+from bootcd.ostree.store import LibostreeStore, ObjectStore, StagedStore, remove_stale_stages
+
+_IMPLIED_KEY = "bootcd.implied-directories"
+_DEFAULT_RESERVE_PERCENT = 3
+_METADATA_LIMIT = 64 << 20
+
+
+class Repository:
+    """One repository. Not for several threads, except the stores it hands out."""
+
+    def __init__(self, repo: Any) -> None:
+        self.repo = repo
+        self.path = Path(repo.get_path().get_path())
+        self.stages_objects = repo.get_mode() == OSTree.RepoMode.BARE and not _wants_verity(repo)
+        "Objects can be written beside the repository and moved in when they are verified."
+
+    @classmethod
+    def open(cls, path: Path) -> Repository:
+        with host_errors("open the ostree repository", path=str(path)):
+            repo = OSTree.Repo.new(Gio.File.new_for_path(os.fspath(path)))
+            repo.open(None)
+        return cls(repo)
+
+    # refs
+
+    def resolve(self, ref: str) -> str | None:
+        """Return the commit checksum of a ref, or None."""
+        with host_errors(f"read ref {ref}"):
+            _, checksum = self.repo.resolve_rev(ref, True)
+        return checksum or None
+
+    def refs(self, prefix: str) -> dict[str, str]:
+        """Return all refs below a prefix, full name to commit checksum."""
+        with host_errors("list refs"):
+            _, refs = self.repo.list_refs_ext(prefix, OSTree.RepoListRefsExtFlags.NONE, None)
+        return dict(refs)
+
+    def delete_ref(self, ref: str) -> None:
+        with host_errors(f"delete ref {ref}"):
+            self.repo.set_ref_immediate(None, ref, None, None)
+
+    # commits
+
+    def has_commit(self, checksum: str) -> bool:
+        """Whether a commit is here with all it refers to."""
+        try:
+            _, commit, state = self.repo.load_commit(checksum)
+        except GLib.Error:
+            return False
+        return commit is not None and not state & OSTree.RepoCommitState.PARTIAL
+
+    def commit_metadata(self, checksum: str) -> dict[str, str]:
+        """Return the string entries of a commit's metadata; others are not ours to read."""
+        with host_errors(f"read commit {checksum}"):
+            _, commit, _ = self.repo.load_commit(checksum)
+        return _strings(commit.get_child_value(0))
+
+    def detached_metadata(self, checksum: str) -> dict[str, str]:
+        with host_errors(f"read the metadata of commit {checksum}"):
+            _, metadata = self.repo.read_commit_detached_metadata(checksum, None)
+        return _strings(metadata) if metadata is not None else {}
+
+    def update_detached_metadata(self, checksum: str, entries: Mapping[str, str]) -> None:
+        """Set entries of a commit's detached metadata and keep the others."""
+        with host_errors(f"write the metadata of commit {checksum}"):
+            _, old = self.repo.read_commit_detached_metadata(checksum, None)
+            kept = {}
+            if old is not None:
+                for index in range(old.n_children()):
+                    pair = old.get_child_value(index)
+                    kept[pair.get_child_value(0).get_string()] = pair.get_child_value(1).get_variant()
+            kept.update({key: GLib.Variant("s", value) for key, value in entries.items()})
+            self.repo.write_commit_detached_metadata(checksum, GLib.Variant("a{sv}", kept), None)
+
+    def commit_root(self, checksum: str) -> tuple[bytes, bytes, frozenset[str] | None]:
+        """Return a commit's root dirtree and dirmeta, and the paths of its implied directories.
+
+        The paths are None for a commit another program wrote, which does not record them.
+        """
+        with host_errors(f"read commit {checksum}"):
+            _, commit, _ = self.repo.load_commit(checksum)
+        metadata = commit.get_child_value(0)
+        implied = metadata.lookup_value(_IMPLIED_KEY, GLib.VariantType.new("as"))
+        contents = bytes(commit.get_child_value(6).get_data_as_bytes().get_data())
+        meta = bytes(commit.get_child_value(7).get_data_as_bytes().get_data())
+        return contents, meta, frozenset(implied.unpack()) if implied is not None else None
+
+    def write_commit(
+        self,
+        store: ObjectStore,
+        *,
+        contents: bytes,
+        meta: bytes,
+        metadata: Mapping[str, str],
+        timestamp: int,
+        implied: list[str] | None = None,
+    ) -> str:
+        """Write a commit object without parent, subject or body; returns its checksum.
+
+        Args:
+            timestamp: seconds since the epoch.
+            implied: sorted paths of directories its layer did not list.
+        """
+        entries = {key: GLib.Variant("s", value) for key, value in metadata.items()}
+        if implied:
+            entries[_IMPLIED_KEY] = GLib.Variant("as", implied)
+        variant = GLib.Variant(
+            "(a{sv}aya(say)sstayay)",
+            (
+                entries,
+                b"",
+                [],
+                "",
+                "",
+                int.from_bytes(timestamp.to_bytes(8, "big"), "little"),
+                contents,
+                meta,
+            ),
+        )
+        return store.write_metadata("commit", variant.get_data_as_bytes().get_data()).hex()
+
+    def object_path(self, checksum: bytes, kind: str) -> Path:
+        text = checksum.hex()
+        return self.path / "objects" / text[:2] / f"{text[2:]}.{kind}"
+
+    # writing
+
+    def reserve_bytes(self) -> int:
+        """Return the space the host's settings keep free (ostree.repo-config(5), min-free-space-*)."""
+        config = self.repo.get_config()
+        try:
+            text = config.get_string("core", "min-free-space-size")
+        except GLib.Error:
+            pass
+        else:
+            units = {"M": 20, "G": 30, "T": 40}
+            unit = next((u for u in units if text.rstrip("B").endswith(u)), "M")
+            digits = "".join(c for c in text if c.isdigit())
+            return int(digits or 0) << units[unit]
+        try:
+            percent = config.get_integer("core", "min-free-space-percent")
+        except GLib.Error:
+            percent = _DEFAULT_RESERVE_PERCENT
+        stat = os.statvfs(self.path)
+        return stat.f_blocks * stat.f_frsize * max(0, min(99, percent)) // 100
+
+    def new_store(self) -> ObjectStore:
+        """Return the fastest writer that is right for this repository."""
+        if self.stages_objects:
+            with host_errors("write to the ostree repository", path=str(self.path)):
+                return StagedStore(self.path, reserve_bytes=self.reserve_bytes())
+        return LibostreeStore(self.repo)
+
+    def begin(self) -> Transaction:
+        """Open a transaction: the repository is held against pruning until it ends."""
+        remove_stale_stages(self.path)
+        with host_errors("start a transaction in the ostree repository", path=str(self.path)):
+            self.repo.prepare_transaction(None)
+        return Transaction(self.repo)
+
+
+class Transaction:
+    """An open transaction: refs are set together when it is committed."""
+
+    def __init__(self, repo: Any) -> None:
+        self._repo = repo
+
+    def set_ref(self, ref: str, checksum: str) -> None:
+        self._repo.transaction_set_ref(None, ref, checksum)
+
+    def commit(self) -> None:
+        with host_errors("commit the transaction"):
+            self._repo.commit_transaction(None)
+
+    def abort(self) -> None:
+        with host_errors("abort the transaction"):
+            self._repo.abort_transaction(None)
+
+    def checkpoint(self) -> None:
+        """Commit, and go on in a new transaction."""
+        self.commit()
+        with host_errors("start a transaction in the ostree repository"):
+            self._repo.prepare_transaction(None)
+
+
+def _wants_verity(repo: Any) -> bool:
+    try:
+        return repo.get_config().get_string("ex-integrity", "fsverity") not in ("no", "false", "0")
+    except GLib.Error:
+        return False
+
+
+def _strings(variant: Any) -> dict[str, str]:
+    if variant.get_size() > _METADATA_LIMIT:
+        raise BackendFailed("a commit's metadata is larger than any image manifest may be")
+    found = {}
+    for index in range(variant.n_children()):
+        pair = variant.get_child_value(index)
+        value = pair.get_child_value(1).get_variant()
+        if value.get_type_string() == "s":
+            found[pair.get_child_value(0).get_string()] = value.get_string()
+    return found

@@ -1,0 +1,135 @@
+"""The host's deployments as the status document shows them.
+
+Reads without any lock: libostree's files change by atomic renames, so a reader sees the state before or
+after a change, never between.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bootcd.model.errors import BootcdError
+from bootcd.model.host import (
+    BootEntry,
+    Host,
+    HostSpec,
+    HostState,
+    ImageStatus,
+    OstreeStatus,
+    UsrOverlay,
+)
+from bootcd.oci.manifest import normalise_timestamp, parse_config
+from bootcd.ostree.libostree import GLib, OSTree, has
+from bootcd.ostree.sysroot import Sysroot, device_is_read_only
+from bootcd.ostreefmt.metadata import ImageMetadata, parse_cached_update, parse_merge_metadata
+from bootcd.ostreefmt.origin import TrackedImage
+
+
+def read_host(sysroot: Sysroot) -> Host:
+    """Describe the host. A system root that is not booted is described as an empty host."""
+    booted = sysroot.booted
+    if booted is None:
+        return Host()
+    stateroot = booted.get_osname()
+    staged = sysroot.staged
+    related = [d for d in sysroot.deployments if d.get_osname() == stateroot]
+    foreign = [d for d in sysroot.deployments if d.get_osname() != stateroot]
+    rest = [d for d in related if not d.is_staged() and not d.equal(booted)]
+    rollback = rest.pop(0) if rest else None
+
+    staged_entry = _entry(sysroot, staged) if staged is not None else None
+    booted_entry = _entry(sysroot, booted)
+    leading = staged_entry or booted_entry
+    queued = rollback is not None and rollback.get_index() < booted.get_index()
+    return Host(
+        spec=HostSpec(
+            image=leading.image.image if leading.image else None,
+            boot_order="rollback" if queued and leading.image else "default",
+        ),
+        status=HostState(
+            staged=staged_entry,
+            booted=booted_entry,
+            rollback=_entry(sysroot, rollback) if rollback is not None else None,
+            other_deployments=tuple(_entry(sysroot, d) for d in [*rest, *foreign]),
+            rollback_queued=queued,
+            type="bootcHost" if booted_entry.image else None,
+            usr_overlay=_usr_overlay(booted),
+            read_only=device_is_read_only(sysroot.repository.path),
+        ),
+    )
+
+
+def _entry(sysroot: Sysroot, deployment: Any) -> BootEntry:
+    origin = sysroot.origin(deployment)
+    image = cached = None
+    if origin.image is not None and not origin.incompatible:
+        image, cached = _images(sysroot, deployment.get_csum(), origin.image)
+    return BootEntry(
+        image=image,
+        cached_update=cached,
+        incompatible=origin.incompatible,
+        pinned=deployment.is_pinned(),
+        soft_reboot_capable=_can_soft_reboot(sysroot, deployment),
+        download_only=deployment.is_staged() and sysroot.is_staged_locked(),
+        ostree=OstreeStatus(
+            stateroot=deployment.get_osname(),
+            checksum=deployment.get_csum(),
+            deploy_serial=deployment.get_deployserial(),
+        ),
+    )
+
+
+def _images(
+    sysroot: Sysroot, commit: str, tracked: TrackedImage
+) -> tuple[ImageStatus | None, ImageStatus | None]:
+    repository = sysroot.repository
+    try:
+        here = parse_merge_metadata(repository.commit_metadata(commit))
+        cached = parse_cached_update(repository.detached_metadata(commit))
+    except BootcdError:
+        # One unreadable deployment must not hide the others.
+        return None, None
+    return (
+        _image(tracked, here) if here else None,
+        _image(tracked, cached) if cached else None,
+    )
+
+
+def _image(tracked: TrackedImage, metadata: ImageMetadata) -> ImageStatus | None:
+    try:
+        config = parse_config(metadata.config_json.encode())
+    except BootcdError:
+        return None
+    created = config.labels.get("org.opencontainers.image.created") or config.created
+    return ImageStatus(
+        image=tracked.status,
+        version=config.version,
+        timestamp=normalise_timestamp(created) if created else None,
+        image_digest=metadata.manifest_digest,
+        architecture=config.architecture,
+    )
+
+
+def _can_soft_reboot(sysroot: Sysroot, deployment: Any) -> bool:
+    if not has(sysroot.sysroot, "deployment_can_soft_reboot"):
+        return False
+    if not Path("/usr/lib/systemd/system/soft-reboot.target").exists():
+        return False
+    try:
+        return bool(sysroot.sysroot.deployment_can_soft_reboot(deployment))
+    except GLib.Error:
+        return False
+
+
+def _usr_overlay(booted: Any) -> UsrOverlay | None:
+    state = booted.get_unlocked()
+    states = OSTree.DeploymentUnlockedState
+    if state == states.DEVELOPMENT:
+        return UsrOverlay(access_mode="readWrite", persistence="transient")
+    if state == states.HOTFIX:
+        return UsrOverlay(access_mode="readWrite", persistence="persistent")
+    if has(states, "TRANSIENT") and state == states.TRANSIENT:
+        return UsrOverlay(access_mode="readOnly", persistence="transient")
+    return None
+

@@ -1,0 +1,159 @@
+"""`bootcd-worker`: one process for one job.
+
+It outlives the daemon that started it, so everything that matters passes through files (see
+`bootcd.model.job`); the datagrams are for whoever happens to listen. SIGTERM cancels the job. The exit
+code is 0 when an outcome was written, whatever it says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from bootcd.engine.native import NativeEngine
+from bootcd.host.clock import SystemClock
+from bootcd.host.files import read_bounded, write_atomic
+from bootcd.model.errors import BootcdError, Cancelled, InternalError
+from bootcd.model.job import JobRequest, JobState, Outcome, Progress, WorkerMessage
+from bootcd.ostree.status import read_host
+from bootcd.ostree.sysroot import Sysroot
+
+_REQUEST_LIMIT = 1 << 20
+_MIN_INTERVAL_SECS = 0.2
+_CLONE_NEWNS = 0x00020000
+
+log = logging.getLogger("bootcd.worker")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="bootcd-worker", description="Run one job of the bootcd service.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    run = verbs.add_parser("run", help="do the job a directory describes")
+    run.add_argument("directory", type=Path)
+    run.add_argument("--socket", type=Path, required=True, help="datagram socket that takes progress")
+    inspect = verbs.add_parser("inspect", help="print the status document of the host")
+    inspect.add_argument("--sysroot", type=Path, default=Path("/"))
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    if arguments.verb == "inspect":
+        return _inspect(arguments.sysroot)
+    return _run(arguments.directory, arguments.socket)
+
+
+def _inspect(sysroot: Path) -> int:
+    try:
+        document = read_host(Sysroot(sysroot)).to_json()
+    except BootcdError as error:
+        sys.stdout.write(error.info().model_dump_json())
+        return 1
+    except Exception:
+        log.exception("the host could not be inspected")
+        sys.stdout.write(_internal().info().model_dump_json())
+        return 1
+    sys.stdout.write(document)
+    return 0
+
+
+def _run(directory: Path, socket_path: Path) -> int:
+    request = JobRequest.model_validate_json(read_bounded(directory / "request.json", _REQUEST_LIMIT))
+    _own_mount_namespace()
+    outcome = asyncio.run(_Worker(request, socket_path).work())
+    write_atomic(directory / "outcome.json", outcome.model_dump_json().encode(), durable=True)
+    _Channel(socket_path).send(WorkerMessage(uuid=request.uuid, finished=True))
+    return 0
+
+
+def _own_mount_namespace() -> None:
+    """Let libostree make /sysroot and /boot writable for this process alone.
+
+    Where that is not allowed libostree works with what it finds.
+    """
+    if os.geteuid() == 0:
+        ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS)
+
+
+class _Worker:
+    """The life of one job: checks, work, outcome."""
+
+    def __init__(self, request: JobRequest, socket_path: Path) -> None:
+        self._request = request
+        self._channel = _Channel(socket_path)
+        self._progress = Progress()
+        self._changed = asyncio.Event()
+
+    async def work(self) -> Outcome:
+        loop = asyncio.get_running_loop()
+        job = asyncio.create_task(self._job())
+        loop.add_signal_handler(signal.SIGTERM, self._cancel, job)
+        sender = asyncio.create_task(self._send_progress())
+        try:
+            return await job
+        except asyncio.CancelledError:
+            error = Cancelled("the job was cancelled")
+            return Outcome(state=JobState.CANCELLED, error=error.info())
+        except BootcdError as error:
+            state = JobState.CANCELLED if isinstance(error, Cancelled) else JobState.FAILED
+            return Outcome(state=state, error=error.info())
+        except Exception:
+            log.exception("job %s failed with an internal error", self._request.uuid)
+            return Outcome(state=JobState.FAILED, error=_internal().info())
+        finally:
+            sender.cancel()
+
+    async def _job(self) -> Outcome:
+        def open_and_prepare() -> NativeEngine:
+            engine = NativeEngine(self._request, SystemClock())
+            engine.prepare(self._request)
+            return engine
+
+        engine = await asyncio.to_thread(open_and_prepare)
+        self._channel.send(WorkerMessage(uuid=self._request.uuid, ready=True))
+        return await engine.run(self._request, self._report)
+
+    def _cancel(self, job: asyncio.Task[Outcome]) -> None:
+        if self._progress.cancellable:
+            job.cancel()
+
+    def _report(self, progress: Progress) -> None:
+        changed_phase = progress.phase is not self._progress.phase
+        self._progress = progress
+        if changed_phase:
+            self._channel.send(WorkerMessage(uuid=self._request.uuid, progress=progress))
+        self._changed.set()
+
+    async def _send_progress(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            self._channel.send(WorkerMessage(uuid=self._request.uuid, progress=self._progress))
+            await asyncio.sleep(_MIN_INTERVAL_SECS)
+
+
+class _Channel:
+    """Datagrams to the daemon; nobody may be listening, and that is no error."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = os.fspath(path)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._socket.setblocking(False)
+
+    def send(self, message: WorkerMessage) -> None:
+        try:
+            self._socket.sendto(message.model_dump_json().encode(), self._path)
+        except OSError as error:
+            log.debug("the daemon does not listen: %s", error.strerror)
+
+
+def _internal() -> InternalError:
+    return InternalError("internal error in the worker", hint="its log in the journal has the details")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
