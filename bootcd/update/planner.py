@@ -1,0 +1,227 @@
+"""What the service does by itself, and when: check for an update, stage it, or nothing. No I/O.
+
+A plan is made anew from the facts at every event; it is never stored. It always says why, so that
+"why is nothing happening" has an answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from bootcd.model.errors import error_from_info
+from bootcd.model.host import Host
+from bootcd.model.job import ImageUpdate, JobKind, JobRecord, JobState
+from bootcd.policy.schedule import due_after, next_check, retry_delay
+from bootcd.update.machine import WORKING, Situation, State, digest_of
+
+GIVE_UP_AFTER = 3
+"Failures of one digest that trying again cannot mend; each may have cost a whole download."
+
+DIGESTS_REMEMBERED = 8
+"Mirrors that disagree make a tag flap between a few digests; more than this is no pattern."
+
+
+class Mode(StrEnum):
+    """What may be done without being asked."""
+
+    OFF = "off"
+    CHECK = "check"
+    STAGE = "stage"
+
+
+class Action(StrEnum):
+    NOTHING = ""
+    CHECK = "check"
+    STAGE = "stage"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The part of the configuration that plans depend on."""
+
+    mode: Mode
+    interval: timedelta
+    jitter: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class StageFailures:
+    """What became of trying to stage one digest."""
+
+    digest: str
+    last: datetime
+    count: int = 0
+    "Failures in a row."
+    lasting: int = 0
+    "Those among them that are not `retryable`."
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """What is remembered of earlier jobs, by whomever they were asked for; kept across restarts."""
+
+    last_check: datetime | None = None
+    "End of the last job that asked the registry for the newest version, whatever its result."
+    check_failures: int = 0
+    "In a row."
+    stage_cancelled: datetime | None = None
+    stage_failures: tuple[StageFailures, ...] = ()
+    "Newest last, one per digest, at most `DIGESTS_REMEMBERED`."
+
+    def failures_of(self, digest: str) -> StageFailures | None:
+        return next((entry for entry in self.stage_failures if entry.digest == digest), None)
+
+    def after(self, record: JobRecord, *, digest: str) -> Attempts:
+        """Return what is remembered once the job of `record` has ended.
+
+        `digest` is of the update that was available when the job started, empty if none was known.
+        """
+        ended = record.finished or record.created
+        match record.request.kind:
+            case JobKind.CHECK:
+                return self._after_check(record.state, ended)
+            case JobKind.UPGRADE:
+                return self._after_upgrade(record, digest, ended)
+            case JobKind.SWITCH if record.state is JobState.DONE:
+                return Attempts(last_check=ended)
+            case JobKind.SWITCH | JobKind.ROLLBACK | JobKind.APPLY:
+                return self
+
+    def _after_check(self, state: JobState, ended: datetime) -> Attempts:
+        match state:
+            case JobState.DONE:
+                return replace(self, last_check=ended, check_failures=0)
+            case JobState.FAILED | JobState.INTERRUPTED:
+                return replace(self, last_check=ended, check_failures=self.check_failures + 1)
+            case JobState.CANCELLED:
+                # Who cancels does not want it back at once, as after a failure.
+                return replace(self, last_check=ended, check_failures=0)
+            case JobState.RUNNING | JobState.CANCELLING:
+                return self
+
+    def _after_upgrade(self, record: JobRecord, digest: str, ended: datetime) -> Attempts:
+        match record.state:
+            case JobState.DONE:
+                return Attempts(last_check=ended)
+            case JobState.CANCELLED:
+                return replace(self, stage_cancelled=ended)
+            case JobState.FAILED | JobState.INTERRUPTED if digest:
+                error = record.outcome.error if record.outcome else None
+                lasting = error is not None and not error_from_info(error).retryable
+                entry = self.failures_of(digest) or StageFailures(digest, ended)
+                entry = replace(entry, last=ended, count=entry.count + 1, lasting=entry.lasting + lasting)
+                others = tuple(other for other in self.stage_failures if other.digest != digest)
+                return replace(self, stage_failures=(*others, entry)[-DIGESTS_REMEMBERED:])
+            case _:
+                return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a plan depends on beside the state and the rules."""
+
+    now: datetime
+    started: datetime
+    "When the service came up."
+    chance: float
+    "In [0, 1), drawn at start and again after every check."
+    job_active: bool
+    host: Host
+    attempts: Attempts = Attempts()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    action: Action
+    reason: str
+    not_before: datetime | None = None
+    "When to act, at once if past; None if nothing is planned until something happens."
+
+    def is_due(self, now: datetime) -> bool:
+        return self.not_before is not None and self.not_before <= now
+
+
+def plan(situation: Situation, facts: Facts, rules: Rules) -> Plan:
+    """Decide what to do next; staging comes before a check that is due as well."""
+    if hindrance := _hindrance(situation, facts, rules):
+        return Plan(Action.NOTHING, hindrance)
+    attempts = facts.attempts
+    check_at = next_check(
+        attempts.last_check,
+        started=facts.started,
+        interval=rules.interval,
+        jitter=rules.jitter,
+        chance=facts.chance,
+        failures=attempts.check_failures,
+        now=facts.now,
+    )
+    reason = _check_reason(attempts)
+    if rules.mode is Mode.STAGE and situation.available:
+        if withheld := _withheld(situation, situation.available, facts):
+            reason = f"{reason}; the available update is not staged: {withheld}"
+        else:
+            stage = _plan_stage(situation.available, facts, rules)
+            if stage.is_due(facts.now) or (stage.not_before and stage.not_before <= check_at):
+                return stage
+    return Plan(Action.CHECK, reason, check_at)
+
+
+def _hindrance(situation: Situation, facts: Facts, rules: Rules) -> str:
+    """Say why there is no background work at all; empty if there may be some."""
+    if rules.mode is Mode.OFF:
+        return "background work is switched off"
+    if situation.state is State.UNMANAGED:
+        return "the host was not booted from an image deployment"
+    if situation.state is State.UNKNOWN:
+        return "the host has not been looked at yet"
+    if situation.state is State.REBOOTING:
+        return "the host is about to reboot"
+    if facts.job_active or situation.state in WORKING:
+        return "a job is at work"
+    booted = facts.host.status.booted
+    if booted and booted.incompatible:
+        return "the host has local modifications, which an image update would lose"
+    if facts.host.spec.image is None:
+        return "the host tracks no image"
+    return ""
+
+
+def _check_reason(attempts: Attempts) -> str:
+    if attempts.check_failures > 1:
+        return f"the last {attempts.check_failures} checks failed"
+    if attempts.check_failures:
+        return "the last check failed"
+    return "regular check" if attempts.last_check else "first check"
+
+
+def _withheld(situation: Situation, update: ImageUpdate, facts: Facts) -> str:
+    """Say why `update` must not be staged unasked; empty if it may be."""
+    if situation.state is State.ROLLBACK_QUEUED:
+        return "a rollback is queued"
+    status = facts.host.status
+    if status.read_only:
+        return "the host's storage is read-only"
+    if status.staged and status.staged.download_only:
+        return "what is staged is locked, and staging would replace it by something unlocked"
+    left = {digest_of(entry) for entry in (status.rollback, *status.other_deployments) if entry}
+    if update.digest in left:
+        return "the host has run this version before and left it"
+    failures = facts.attempts.failures_of(update.digest)
+    if failures and failures.lasting >= GIVE_UP_AFTER:
+        return f"staging this version failed {failures.count} times"
+    return ""
+
+
+def _plan_stage(update: ImageUpdate, facts: Facts, rules: Rules) -> Plan:
+    at, reason = facts.now, "an update is available"
+    if failures := facts.attempts.failures_of(update.digest):
+        at = due_after(failures.last, retry_delay(rules.interval, failures.count), facts.now)
+        times = "once" if failures.count == 1 else f"{failures.count} times"
+        reason = f"an update is available, and staging it failed {times}"
+    if cancelled := facts.attempts.stage_cancelled:
+        resume = due_after(cancelled, rules.interval, facts.now)
+        if resume > max(at, facts.now):
+            at, reason = resume, "an update is available, and staging was cancelled"
+    return Plan(Action.STAGE, reason, at)

@@ -1,0 +1,425 @@
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bootcd.model.errors import BootcdError, InvalidLayer, RegistryUnavailable
+from bootcd.model.host import (
+    BootEntry,
+    Host,
+    HostSpec,
+    HostState,
+    ImageReferenceStatus,
+    ImageStatus,
+)
+from bootcd.model.job import (
+    ImageUpdate,
+    JobKind,
+    JobRecord,
+    JobRequest,
+    JobState,
+    Outcome,
+    Requester,
+)
+from bootcd.update.machine import (
+    HostObserved,
+    HostView,
+    JobEnded,
+    JobStarted,
+    RebootRequested,
+    Situation,
+    UpdateFound,
+    advance,
+    observe,
+)
+from bootcd.update.planner import (
+    DIGESTS_REMEMBERED,
+    GIVE_UP_AFTER,
+    Action,
+    Attempts,
+    Facts,
+    Mode,
+    Plan,
+    Rules,
+    StageFailures,
+    plan,
+)
+
+NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
+RULES = Rules(mode=Mode.STAGE, interval=6 * HOUR, jitter=timedelta(0))
+
+TRACKED = ImageReferenceStatus(image="quay.io/example/os:1", transport="registry")
+BOOTED, NEW, NEWER = ("sha256:" + digit * 64 for digit in "abc")
+UPDATE = ImageUpdate(image=TRACKED.image, digest=NEW)
+
+
+def entry(digest: str, *, incompatible: bool = False, download_only: bool = False) -> BootEntry:
+    return BootEntry(
+        image=ImageStatus(image=TRACKED, image_digest=digest, architecture="amd64"),
+        incompatible=incompatible,
+        download_only=download_only,
+    )
+
+
+def host_with(**status: object) -> Host:
+    return Host(
+        spec=HostSpec(image=TRACKED),
+        status=HostState.model_validate({"booted": entry(BOOTED), **status}),
+    )
+
+
+HOST = host_with()
+CHECKED = Attempts(last_check=NOW - HOUR)
+
+
+def facts(
+    host: Host = HOST, attempts: Attempts = CHECKED, *, now: datetime = NOW, job_active: bool = False
+) -> Facts:
+    return Facts(
+        now=now,
+        started=NOW - timedelta(days=30),
+        chance=0.0,
+        job_active=job_active,
+        host=host,
+        attempts=attempts,
+    )
+
+
+def situation_of(host: Host = HOST, update: ImageUpdate | None = UPDATE) -> Situation:
+    situation = advance(Situation(), observe(host))
+    return advance(situation, UpdateFound(update)) if update else situation
+
+
+# Nothing at all
+
+
+@pytest.mark.parametrize(
+    ("situation", "moment", "mode", "reason"),
+    [
+        pytest.param(situation_of(), facts(), Mode.OFF, "switched off", id="mode off"),
+        pytest.param(Situation(), facts(), Mode.STAGE, "not been looked at", id="unknown"),
+        pytest.param(
+            advance(Situation(), HostObserved(HostView.UNMANAGED)),
+            facts(Host()),
+            Mode.STAGE,
+            "not booted from an image",
+            id="unmanaged",
+        ),
+        pytest.param(
+            advance(advance(situation_of(), JobStarted(JobKind.UPGRADE)), RebootRequested()),
+            facts(),
+            Mode.STAGE,
+            "about to reboot",
+            id="rebooting",
+        ),
+        pytest.param(situation_of(), facts(job_active=True), Mode.STAGE, "job is at work", id="job active"),
+        pytest.param(
+            advance(situation_of(), JobStarted(JobKind.CHECK)),
+            facts(),
+            Mode.STAGE,
+            "job is at work",
+            id="working state",
+        ),
+        pytest.param(
+            situation_of(),
+            facts(host_with(booted=entry(BOOTED, incompatible=True))),
+            Mode.STAGE,
+            "local modifications",
+            id="local modifications",
+        ),
+        pytest.param(
+            situation_of(),
+            facts(Host(status=HostState(booted=BootEntry(store=None)))),
+            Mode.STAGE,
+            "tracks no image",
+            id="no tracked image",
+        ),
+    ],
+)
+def test_plan_with_a_hindrance_is_nothing_and_says_why(
+    situation: Situation, moment: Facts, mode: Mode, reason: str
+) -> None:
+    result = plan(situation, moment, replace(RULES, mode=mode))
+    assert (result.action, result.not_before) == (Action.NOTHING, None)
+    assert reason in result.reason
+    assert not result.is_due(NOW)
+
+
+# Checks
+
+
+@pytest.mark.parametrize(
+    ("attempts", "wait", "reason"),
+    [
+        pytest.param(Attempts(last_check=NOW - HOUR), 5 * HOUR, "regular check", id="in time"),
+        pytest.param(Attempts(last_check=NOW - 7 * HOUR), -HOUR, "regular check", id="overdue"),
+        pytest.param(Attempts(last_check=NOW + 99 * HOUR), 0 * HOUR, "regular check", id="clock went back"),
+        pytest.param(
+            Attempts(last_check=NOW, check_failures=1), 5 * MINUTE, "the last check failed", id="failed"
+        ),
+        pytest.param(
+            Attempts(last_check=NOW, check_failures=3), 20 * MINUTE, "the last 3 checks failed", id="failing"
+        ),
+    ],
+)
+@pytest.mark.parametrize("mode", [Mode.CHECK, Mode.STAGE])
+def test_plan_without_an_update_is_the_next_check(
+    attempts: Attempts, wait: timedelta, reason: str, mode: Mode
+) -> None:
+    result = plan(situation_of(update=None), facts(attempts=attempts), replace(RULES, mode=mode))
+    assert result == Plan(Action.CHECK, reason, NOW + wait)
+
+
+def test_plan_never_checked_waits_from_the_start_of_the_service() -> None:
+    moment = replace(facts(attempts=Attempts()), started=NOW)
+    result = plan(situation_of(update=None), moment, RULES)
+    assert result == Plan(Action.CHECK, "first check", NOW + 6 * MINUTE)
+
+
+def test_plan_in_mode_check_never_stages() -> None:
+    result = plan(situation_of(), facts(), replace(RULES, mode=Mode.CHECK))
+    assert result == Plan(Action.CHECK, "regular check", NOW + 5 * HOUR)
+
+
+# Staging
+
+
+def test_plan_with_an_update_stages_it_at_once() -> None:
+    result = plan(situation_of(), facts(), RULES)
+    assert result == Plan(Action.STAGE, "an update is available", NOW)
+    assert result.is_due(NOW)
+
+
+def test_plan_with_update_and_overdue_check_stages_first() -> None:
+    assert plan(situation_of(), facts(attempts=Attempts(last_check=NOW - 9 * HOUR)), RULES).action == "stage"
+
+
+def test_plan_with_something_newer_than_staged_stages_it() -> None:
+    host = host_with(staged=entry(NEW))
+    newer = ImageUpdate(image=TRACKED.image, digest=NEWER)
+    assert plan(situation_of(host, newer), facts(host), RULES).action is Action.STAGE
+
+
+@pytest.mark.parametrize(
+    ("host", "attempts", "reason"),
+    [
+        pytest.param(
+            host_with(rollback=entry(NEWER), rollbackQueued=True),
+            CHECKED,
+            "a rollback is queued",
+            id="rollback queued",
+        ),
+        pytest.param(host_with(readOnly=True), CHECKED, "storage is read-only", id="read-only"),
+        pytest.param(
+            host_with(rollback=entry(NEW)), CHECKED, "run this version before", id="rolled back from it"
+        ),
+        pytest.param(
+            host_with(otherDeployments=[entry(NEW)]), CHECKED, "run this version before", id="pinned one"
+        ),
+        pytest.param(
+            host_with(staged=entry(NEWER, download_only=True)), CHECKED, "staged is locked", id="locked"
+        ),
+        pytest.param(
+            HOST,
+            replace(CHECKED, stage_failures=(StageFailures(NEW, NOW - 99 * HOUR, 7, lasting=GIVE_UP_AFTER),)),
+            "staging this version failed 7 times",
+            id="given up",
+        ),
+    ],
+)
+def test_plan_with_an_update_that_must_not_be_staged_checks_on_and_says_why(
+    host: Host, attempts: Attempts, reason: str
+) -> None:
+    result = plan(situation_of(host), facts(host, attempts), RULES)
+    assert (result.action, result.not_before) == (Action.CHECK, NOW + 5 * HOUR)
+    assert "not staged" in result.reason
+    assert reason in result.reason
+
+
+def test_plan_after_giving_up_on_a_digest_stages_the_next_one() -> None:
+    attempts = replace(CHECKED, stage_failures=(StageFailures(BOOTED, NOW, 7, lasting=7),))
+    assert plan(situation_of(), facts(attempts=attempts), RULES).is_due(NOW)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "expected"),
+    [
+        pytest.param(
+            replace(CHECKED, stage_failures=(StageFailures(NEW, NOW - MINUTE, 1),)),
+            Plan(Action.STAGE, "an update is available, and staging it failed once", NOW + 4 * MINUTE),
+            id="failed once",
+        ),
+        pytest.param(
+            replace(CHECKED, stage_failures=(StageFailures(NEW, NOW, 2),)),
+            Plan(Action.STAGE, "an update is available, and staging it failed 2 times", NOW + 10 * MINUTE),
+            id="failed twice",
+        ),
+        pytest.param(
+            replace(CHECKED, stage_failures=(StageFailures(NEW, NOW, 99),)),
+            Plan(Action.CHECK, "regular check", NOW + 5 * HOUR),
+            id="retry comes after the next check",
+        ),
+        pytest.param(
+            replace(CHECKED, stage_failures=(StageFailures(NEW, NOW + 99 * HOUR, 2),)),
+            Plan(Action.STAGE, "an update is available, and staging it failed 2 times", NOW),
+            id="clock went back",
+        ),
+        pytest.param(
+            replace(CHECKED, stage_cancelled=NOW - 2 * HOUR),
+            Plan(Action.STAGE, "an update is available, and staging was cancelled", NOW + 4 * HOUR),
+            id="cancelled",
+        ),
+        pytest.param(
+            replace(CHECKED, stage_cancelled=NOW - 7 * HOUR),
+            Plan(Action.STAGE, "an update is available", NOW),
+            id="cancelled long ago",
+        ),
+        pytest.param(
+            replace(CHECKED, stage_cancelled=NOW + 99 * HOUR),
+            Plan(Action.STAGE, "an update is available", NOW),
+            id="cancelled before the clock went back",
+        ),
+        pytest.param(
+            Attempts(NOW, 1, stage_cancelled=NOW),
+            Plan(Action.CHECK, "the last check failed", NOW + 5 * MINUTE),
+            id="a check comes before staging again",
+        ),
+    ],
+)
+def test_plan_after_failures_or_a_cancel_holds_staging_back(attempts: Attempts, expected: Plan) -> None:
+    assert plan(situation_of(), facts(attempts=attempts), RULES) == expected
+
+
+# What is remembered
+
+
+def ended(kind: JobKind, state: JobState, error: BootcdError | None = None) -> JobRecord:
+    return JobRecord(
+        number=1,
+        request=JobRequest(uuid="00000000-0000-4000-8000-000000000001", kind=kind),
+        requester=Requester(),
+        state=state,
+        created=NOW - HOUR,
+        finished=NOW,
+        outcome=Outcome(state=state, error=error.info() if error else None),
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "failures"),
+    [
+        (JobState.DONE, 0),
+        (JobState.FAILED, 3),
+        (JobState.INTERRUPTED, 3),
+        (JobState.CANCELLED, 0),
+    ],
+)
+def test_attempts_after_a_check_count_its_failures(state: JobState, failures: int) -> None:
+    before = Attempts(last_check=NOW - 9 * HOUR, check_failures=2)
+    after = before.after(ended(JobKind.CHECK, state), digest="")
+    assert after == Attempts(last_check=NOW, check_failures=failures)
+
+
+def test_attempts_after_a_done_upgrade_forget_all_failures() -> None:
+    before = Attempts(NOW - HOUR, 3, NOW - HOUR, (StageFailures(NEW, NOW - HOUR, 2, 2),))
+    assert before.after(ended(JobKind.UPGRADE, JobState.DONE), digest=NEW) == Attempts(last_check=NOW)
+
+
+def test_attempts_after_a_failed_upgrade_tell_lasting_failures_from_passing_ones() -> None:
+    attempts = CHECKED
+    for error in (RegistryUnavailable("gone"), InvalidLayer("bad"), None):
+        state = JobState.FAILED if error else JobState.INTERRUPTED
+        attempts = attempts.after(ended(JobKind.UPGRADE, state, error), digest=NEW)
+    assert attempts == replace(CHECKED, stage_failures=(StageFailures(NEW, NOW, 3, lasting=1),))
+
+
+def test_attempts_after_a_failed_upgrade_to_nothing_known_remember_no_digest() -> None:
+    record = ended(JobKind.UPGRADE, JobState.FAILED, InvalidLayer("bad"))
+    assert CHECKED.after(record, digest="") == CHECKED
+
+
+def test_attempts_of_many_digests_keep_the_newest() -> None:
+    attempts = CHECKED
+    digests = [f"sha256:{number:064x}" for number in range(DIGESTS_REMEMBERED + 3)]
+    for digest in [*digests, digests[-2]]:
+        attempts = attempts.after(ended(JobKind.UPGRADE, JobState.FAILED), digest=digest)
+    assert [entry.digest for entry in attempts.stage_failures] == [
+        *digests[3:-2],
+        digests[-1],
+        digests[-2],
+    ]
+    assert attempts.stage_failures[-1].count == 2
+
+
+def test_attempts_after_a_cancelled_upgrade_remember_when() -> None:
+    after = CHECKED.after(ended(JobKind.UPGRADE, JobState.CANCELLED), digest=NEW)
+    assert after == replace(CHECKED, stage_cancelled=NOW)
+
+
+def test_attempts_after_a_switch_belong_to_the_new_image() -> None:
+    before = Attempts(NOW - HOUR, 3, NOW, (StageFailures(NEW, NOW, 2, 2),))
+    assert before.after(ended(JobKind.SWITCH, JobState.DONE), digest=NEW) == Attempts(last_check=NOW)
+    assert before.after(ended(JobKind.SWITCH, JobState.FAILED), digest=NEW) == before
+
+
+@pytest.mark.parametrize("kind", [JobKind.ROLLBACK, JobKind.APPLY])
+@pytest.mark.parametrize("state", JobState)
+def test_attempts_after_other_jobs_are_unchanged(kind: JobKind, state: JobState) -> None:
+    assert CHECKED.after(ended(kind, state), digest=NEW) == CHECKED
+
+
+# A simulated host, left alone for a month
+
+
+@given(
+    chances=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=8),
+    failing=st.lists(st.booleans(), min_size=1, max_size=8),
+    error=st.sampled_from([RegistryUnavailable("gone"), InvalidLayer("bad")]),
+)
+def test_plans_of_a_month_neither_hammer_nor_starve(
+    chances: list[float], failing: list[bool], error: BootcdError
+) -> None:
+    """Follow every plan; the update appears on the fifth check, and staging it fails at will."""
+    situation, attempts, now = situation_of(update=None), Attempts(), NOW
+    checks = stages = lasting = 0
+    while now < NOW + timedelta(days=30):
+        moment = Facts(
+            now=now,
+            started=NOW,
+            chance=chances[checks % len(chances)],
+            job_active=False,
+            host=HOST,
+            attempts=attempts,
+        )
+        decided = plan(situation, moment, replace(RULES, jitter=HOUR))
+        assert decided.not_before is not None
+        assert decided.not_before - now <= timedelta(days=2)
+        now = max(now, decided.not_before)
+        known = situation.available.digest if situation.available else ""
+        failed = failing[(checks + stages) % len(failing)]
+        state = JobState.FAILED if failed else JobState.DONE
+        if decided.action is Action.CHECK:
+            checks += 1
+            situation = advance(situation, JobStarted(JobKind.CHECK))
+            if not failed and checks >= 5 and not stages:
+                situation = advance(situation, UpdateFound(UPDATE))
+            record = ended(JobKind.CHECK, state, error if failed else None)
+        else:
+            stages += 1
+            lasting += failed and not error.retryable
+            situation = advance(situation, JobStarted(JobKind.UPGRADE))
+            if not failed:
+                staged = host_with(staged=entry(NEW))
+                situation = advance(situation, observe(staged))
+            record = ended(JobKind.UPGRADE, state, error if failed else None)
+        situation = advance(situation, JobEnded())
+        attempts = attempts.after(record.model_copy(update={"finished": now}), digest=known)
+    assert 10 <= checks <= 30 * 24
+    assert stages <= 60
+    assert lasting <= GIVE_UP_AFTER
+    if not any(failing):
+        assert stages == 1
