@@ -1,0 +1,138 @@
+"""Command line of bootcctl: every verb and option, without the code behind them.
+
+Parsing comes before anything expensive is loaded: `--help` and `status` must feel instant.
+Options common to all verbs are accepted before and after the verb.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from bootcctl import __version__
+from bootcctl.exitcodes import MEANINGS, Failure
+
+HISTORY_LIMIT = 1000
+"The most entries the service gives at once."
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Failure("InvalidArguments", message.rstrip("."), f"see: {self.prog} --help")
+
+
+def _common_options() -> _Parser:
+    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--json", action="store_true", help="print one JSON document on standard output")
+    common.add_argument(
+        "-q", "--quiet", action="store_true", help="print no progress and no result, errors only"
+    )
+    common.add_argument("--no-color", action="store_true", help="no colours, also on a terminal")
+    common.add_argument("--bus", metavar="ADDRESS", help=argparse.SUPPRESS)
+    return common
+
+
+def _epilog() -> str:
+    return "exit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser; its namespace has `verb` and the options of that verb."""
+    common = _common_options()
+    parser = _Parser(
+        prog="bootcctl",
+        description="See and change which image this host boots, through the bootcd service.",
+        epilog=_epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"bootcctl {__version__}")
+    parser.set_defaults(
+        json=False, quiet=False, no_color=False, bus="", verb="status", format="human", booted=False
+    )
+    # Without `prog` argparse formats a usage line here, which loads the compression modules by way of shutil.
+    verbs = parser.add_subparsers(metavar="VERB", prog="bootcctl", parser_class=_Parser)
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
+        verb.set_defaults(verb=name)
+        return verb
+
+    status = add("status", "show what is booted, staged and available (the default)")
+    status.add_argument(
+        "--format", choices=("human", "json"), default="human", help="human (default) or json"
+    )
+    status.add_argument("--booted", action="store_true", help="show the booted deployment only")
+
+    _waiting(add("check", "ask the registry for a newer version; exit 0 if there is one, 77 if not"))
+
+    upgrade = add("upgrade", "stage the newest version of the tracked image")
+    upgrade.add_argument("--check", action="store_true", help="only look, as the verb check does")
+    _staging(upgrade)
+
+    switch = add("switch", "track another image and stage it")
+    switch.add_argument("image", metavar="IMAGE", help="image reference, such as quay.io/example/os:1")
+    _staging(switch)
+
+    rollback = add("rollback", "boot the previous deployment next time; again: undo that")
+    rollback.add_argument("--apply", action="store_true", help="reboot into it now")
+    _waiting(rollback)
+
+    _waiting(add("apply", "reboot now into what is staged or queued"))
+
+    cancel = add("cancel", "stop a job and wait for its end")
+    cancel.add_argument(
+        "job", metavar="JOB", nargs="?", default="", help="number or uuid (default: the active job)"
+    )
+    cancel.add_argument("--no-wait", action="store_true", help="do not wait for its end")
+
+    add("jobs", "list the active job and those that ended lately")
+    add("monitor", "follow the service and its jobs until Ctrl-C; with --json one document per line")
+
+    history = add("history", "list ended jobs, newest first")
+    history.add_argument(
+        "-n", "--limit", type=_limit, default=20, metavar="N", help="at most N entries (default 20)"
+    )
+
+    add("reload", "have the service read its configuration and look at the host again")
+    return parser
+
+
+def _waiting(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--no-wait", action="store_true", help="start the job and return at once")
+
+
+def _staging(verb: argparse.ArgumentParser) -> None:
+    how = verb.add_mutually_exclusive_group()
+    how.add_argument(
+        "--download-only", action="store_true", help="stage it locked: a reboot does not apply it yet"
+    )
+    how.add_argument("--apply", action="store_true", help="reboot into it now, if anything was staged")
+    _waiting(verb)
+
+
+def _limit(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= HISTORY_LIMIT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {HISTORY_LIMIT}")
+    return int(text)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Parse a command line.
+
+    Raises:
+        Failure: it is wrong, of the kind `InvalidArguments`.
+        SystemExit: `--help` and `--version` have printed what they print.
+    """
+    options = build_parser().parse_args(argv)
+    if options.verb == "upgrade" and options.check:
+        if options.download_only or options.apply:
+            raise Failure(
+                "InvalidArguments",
+                "--check changes nothing, so --download-only and --apply do not go with it",
+            )
+        options.verb = "check"
+    if options.format == "json":
+        options.json = True
+    return options

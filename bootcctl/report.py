@@ -1,0 +1,282 @@
+"""Answers for people: status, jobs, history and how a job ended. Pure: text from documents and times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, tzinfo
+from typing import Any
+
+from bootcctl.render import PHASES, PLAIN, Style, clean, format_bytes, format_duration, percent
+
+_STATE_COLOURS = {"done": "32", "failed": "31", "interrupted": "31", "cancelled": "33", "running": "1"}
+
+
+def render_status(
+    host: dict[str, Any],
+    service: dict[str, Any],
+    job: dict[str, Any] | None,
+    now: float,
+    style: Style = PLAIN,
+    *,
+    booted_only: bool = False,
+) -> str:
+    """Render the host and the service.
+
+    Args:
+        host: the document of `bootc status --json`.
+        service: the document of service.json.
+        job: the active job, if there is one and it could be asked for.
+        now: seconds since the epoch.
+    """
+    status = host.get("status") or {}
+    sections = [] if booted_only else [_service_section(service, job, now, style)]
+    roles = [("Booted", "booted", "")]
+    if not booted_only:
+        queued = status.get("rollbackQueued")
+        roles.insert(0, ("Staged", "staged", "comes at the next boot"))
+        roles.append(("Rollback", "rollback", "comes at the next boot" if queued else ""))
+    found = False
+    for title, key, remark in roles:
+        entry = status.get(key)
+        if isinstance(entry, dict):
+            found = True
+            if entry.get("downloadOnly"):
+                remark = "locked: comes with bootcctl apply"
+            sections.append(_deployment_section(title, entry, remark, now, style))
+    if not found:
+        sections.append("No deployment: this host was not booted from an image\n")
+    for entry in [] if booted_only else status.get("otherDeployments") or []:
+        sections.append(_deployment_section("Other", entry, "", now, style))
+    available = service.get("available")
+    if available and not booted_only and not _is_deployed(available, status):
+        sections.append(_available_section(available, now, style))
+    return "\n".join(sections)
+
+
+def _service_section(service: dict[str, Any], job: dict[str, Any] | None, now: float, style: Style) -> str:
+    rows = [
+        (
+            "State",
+            style.bold(clean(service.get("state", "unknown"))) + _since(service.get("state-since"), now),
+        )
+    ]
+    active = service.get("active-job")
+    if active:
+        rows.append(
+            ("Job", describe_job(job) if job else f"{clean(active['kind'])}, number {active['number']}")
+        )
+    if service.get("reboot-required"):
+        rows.append(("Reboot", style.paint("needed to come to the system that is set up", "33")))
+    rows.append(("Checked", _last_check(service, now)))
+    rows.append(("Mode", _mode(service, now)))
+    return _table(rows)
+
+
+def describe_job(job: dict[str, Any]) -> str:
+    """Say in one line what a job is and how far."""
+    done = percent(job)
+    parts = [
+        f"{clean(job['kind'])}, number {job['number']}",
+        PHASES.get(job["phase"], clean(job["phase"])).lower(),
+    ]
+    if job["state"] == "cancelling":
+        parts[1] = "cancelling"
+    if done >= 0:
+        parts.append(f"{done} %")
+    if job["phase"] == "fetch" and job["bytes-total"]:
+        parts.append(f"{format_bytes(job['bytes-done'])} of {format_bytes(job['bytes-total'])}")
+    if job["eta-usec"]:
+        parts.append(f"{format_duration(job['eta-usec'] / 1e6)} left")
+    return ", ".join(parts)
+
+
+def _since(usec: Any, now: float) -> str:
+    return f" for {format_duration(now - usec / 1e6)}" if usec else ""
+
+
+def _ago(usec: Any, now: float) -> str:
+    return f"{format_duration(now - usec / 1e6)} ago"
+
+
+def _last_check(service: dict[str, Any], now: float) -> str:
+    if not service.get("last-check"):
+        return "never"
+    result = str(service.get("last-check-result", ""))
+    words = {"up-to-date": "up to date", "available": "update available", "": ""}
+    text = words.get(result, f"failed ({clean(result.rpartition('.')[2])})")
+    return _ago(service["last-check"], now) + (f", {text}" if text else "")
+
+
+def _mode(service: dict[str, Any], now: float) -> str:
+    modes = {"off": "nothing by itself", "check": "checks by itself", "stage": "checks and stages by itself"}
+    mode = str(service.get("mode", ""))
+    text = f"{clean(mode)} ({modes[mode]})" if mode in modes else clean(mode) or "unknown"
+    upcoming = service.get("next-action") or {}
+    if upcoming.get("action"):
+        text += f"; next: {clean(upcoming['action'])}"
+        if upcoming.get("when"):
+            left = upcoming["when"] / 1e6 - now
+            text += f" in {format_duration(left)}" if left >= 1 else " now"
+    if upcoming.get("reason"):
+        text += f" ({clean(upcoming['reason'])})"
+    return text
+
+
+def _deployment_section(title: str, entry: dict[str, Any], remark: str, now: float, style: Style) -> str:
+    image = entry.get("image")
+    ostree = entry.get("ostree") or {}
+    if isinstance(image, dict):
+        reference = image["image"]
+        transport = reference.get("transport", "registry")
+        name = reference["image"] if transport == "registry" else f"{transport}:{reference['image']}"
+    else:
+        name = "not from an image"
+    rows = [(title, style.bold(clean(name)) + (f"  {style.paint(f'({remark})', '33')}" if remark else ""))]
+    if isinstance(image, dict):
+        version = clean(image.get("version") or "")
+        built = _built(image.get("timestamp"), now)
+        if version or built:
+            rows.append(("  Version", ", ".join(text for text in (version, built) if text)))
+        rows.append(("  Digest", clean(image.get("imageDigest", ""))))
+    elif ostree:
+        rows.append(("  Commit", clean(ostree.get("checksum", ""))))
+    marks = []
+    if entry.get("pinned"):
+        marks.append("pinned")
+    if entry.get("incompatible"):
+        marks.append("has layered packages or overrides, so image updates are refused")
+    if marks:
+        rows.append(("  Note", "; ".join(marks)))
+    return _table(rows)
+
+
+def _built(timestamp: Any, now: float) -> str:
+    try:
+        moment = datetime.fromisoformat(timestamp)
+    except (TypeError, ValueError):
+        return ""
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    age = now - moment.timestamp()
+    # Reproducible images carry the epoch or another fixed moment, whose age says nothing.
+    return f"built {format_duration(age)} ago" if age >= 0 and moment.year >= 2000 else ""
+
+
+def _is_deployed(available: dict[str, Any], status: dict[str, Any]) -> bool:
+    staged = status.get("staged") or {}
+    return bool((staged.get("image") or {}).get("imageDigest") == available.get("digest"))
+
+
+def _available_section(available: dict[str, Any], now: float, style: Style) -> str:
+    rows = [("Available", style.paint(clean(available.get("image", "")), "32"))]
+    version = clean(available.get("version") or "")
+    created = available.get("created")
+    built = f"built {_ago(created, now)}" if created and created / 1e6 <= now else ""
+    if version or built:
+        rows.append(("  Version", ", ".join(text for text in (version, built) if text)))
+    rows.append(("  Digest", clean(available.get("digest", ""))))
+    size = available.get("download-size", -1)
+    if size >= 0:
+        rows.append(("  Download", format_bytes(size)))
+    return _table(rows)
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    return "".join(f"{name:<11}{value}".rstrip() + "\n" for name, value in rows)
+
+
+def render_outcome(job: dict[str, Any], style: Style = PLAIN, *, locked: bool = False) -> str:
+    """Say in one sentence how a job that is done ended; `locked`: it was asked to stage for later."""
+    outcome = job["outcome"]
+    new = _name_of(outcome)
+    match job["kind"]:
+        case "check":
+            if not outcome.get("digest"):
+                return "Up to date"
+            size = outcome.get("download-size", -1)
+            text = f"Update available: {style.bold(new)}" + (
+                f", {format_bytes(size)} to download" if size >= 0 else ""
+            )
+        case "upgrade" if not outcome.get("changed"):
+            text = "Already up to date"
+        case "switch" if not outcome.get("changed"):
+            text = "This image is already tracked and up to date"
+        case "upgrade" | "switch":
+            fetched = outcome.get("bytes-fetched", 0)
+            text = f"Staged {style.bold(new)}" + (f", {format_bytes(fetched)} downloaded" if fetched else "")
+        case "rollback":
+            text = "Boot order swapped"
+            if outcome.get("dropped"):
+                text += f"; the staged image {clean(outcome['dropped'])} was dropped"
+        case "apply":
+            text = "Done"
+        case other:
+            text = f"{clean(other).capitalize()} done"
+    if outcome.get("reboot"):
+        return text + "; the host reboots"
+    if job["kind"] in ("upgrade", "switch", "rollback") and outcome.get("changed"):
+        text += "; it is locked until bootcctl apply" if locked else "; it comes at the next boot"
+    return text
+
+
+def _name_of(outcome: dict[str, Any]) -> str:
+    names = (outcome.get("image", ""), outcome.get("version", ""), _short(outcome.get("digest", "")))
+    return " ".join(clean(name) for name in names if name) or "the new version"
+
+
+def _short(digest: str) -> str:
+    algorithm, _, value = digest.partition(":")
+    return f"{algorithm}:{value[:12]}" if value else digest
+
+
+def render_jobs(jobs: list[dict[str, Any]], now: float, style: Style = PLAIN) -> str:
+    """Render a table of jobs, in the order given."""
+    if not jobs:
+        return "No jobs\n"
+    rows = [("NUMBER", "KIND", "STATE", "STARTED", "BY", "DETAIL")]
+    for job in jobs:
+        detail = job["error"]["message"] if job["error"] else ""
+        if job["state"] in ("running", "cancelling"):
+            detail = describe_job(job).partition(", ")[2].partition(", ")[2]
+        elif job["state"] == "done":
+            detail = render_outcome(job)
+        by = str(job["requester"].get("name", ""))
+        started = _ago(job["created"], now) if job["created"] else ""
+        rows.append((str(job["number"]), job["kind"], job["state"], started, by, detail))
+    return _columns(rows, 2, style)
+
+
+def render_history(entries: list[dict[str, Any]], zone: tzinfo | None, style: Style = PLAIN) -> str:
+    """Render a table of ended jobs, in the order given; `zone` None means local time."""
+    if not entries:
+        return "No jobs yet\n"
+    rows = [("ENDED", "KIND", "STATE", "TOOK", "BY", "DETAIL")]
+    for entry in entries:
+        finished, created = entry.get("finished", 0), entry.get("created", 0)
+        ended = datetime.fromtimestamp(finished / 1e6, UTC).astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
+        took = format_duration((finished - created) / 1e6)
+        detail = entry.get("error-message") or " ".join(
+            text
+            for text in (entry.get("image"), entry.get("version"), _short(entry.get("digest") or ""))
+            if text
+        )
+        if entry.get("state") == "done" and not entry.get("changed"):
+            detail = f"available: {detail}" if entry.get("kind") == "check" and detail else "nothing changed"
+        rows.append(
+            (ended, entry.get("kind", ""), entry.get("state", ""), took, entry.get("requester", ""), detail)
+        )
+    return _columns(rows, 2, style)
+
+
+def _columns(rows: Sequence[tuple[str, ...]], coloured: int, style: Style) -> str:
+    table = [[clean(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    lines = []
+    for index, row in enumerate(table):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        if index == 0:
+            lines.append(style.bold("  ".join(cells).rstrip()))
+            continue
+        cells[coloured] = style.paint(cells[coloured], _STATE_COLOURS.get(row[coloured], ""))
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,196 @@
+"""Verbs that talk to the service, each an exit code and one answer for a person or a program."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from argparse import Namespace
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from bootcctl import exitcodes
+from bootcctl.client import JOB, MANAGER, ROOT, Client, may_ask_person
+from bootcctl.documents import ENDED, JOB_PREFIX, job_document, service_document
+from bootcctl.exitcodes import Failure, error_kind
+from bootcctl.follow import Detached, JobFollower
+from bootcctl.monitor import monitor
+from bootcctl.passwords import password_agent
+from bootcctl.report import render_history, render_jobs, render_outcome
+from bootcctl.status import print_host, print_status
+from bootcctl.terminal import Terminal
+
+_MAY_NEED_PASSWORD = {"check", "upgrade", "switch", "rollback", "apply", "cancel", "reload"}
+_JOB_DETAILS_SECS = 3.0
+
+
+def run(options: Namespace, terminal: Terminal) -> int:
+    """Run the verb of a parsed command line; return the exit code."""
+    interactive = options.verb in _MAY_NEED_PASSWORD and may_ask_person()
+    with password_agent(interactive):
+        return asyncio.run(_run(options, terminal, interactive))
+
+
+async def _run(options: Namespace, terminal: Terminal, interactive: bool) -> int:
+    async with Client(options.bus, interactive=interactive) as client:
+        return await _VERBS[options.verb](client, options, terminal)
+
+
+async def _status(client: Client, options: Namespace, terminal: Terminal) -> int:
+    text = str((await client.call(ROOT, MANAGER, "GetStatus", "a{sv}", [{}]))[0])
+    from bootcctl.runfiles import parse_document
+
+    host = parse_document(text)
+    if host is None:
+        raise Failure("Failed", "the service gave a status that cannot be read")
+    if options.json:
+        print_host(text, host, booted_only=options.booted)
+        return exitcodes.DONE
+    properties = await client.get_all(ROOT, MANAGER)
+    active, job = properties.get("ActiveJob", "/"), None
+    if active != "/":
+        job = await _job_if_there(client, active)
+    print_status(options, terminal, host, service_document(properties, job), job)
+    return exitcodes.DONE
+
+
+async def _job_if_there(client: Client, path: str) -> dict[str, Any] | None:
+    try:
+        return job_document(path, await client.get_all(path, JOB))
+    except Failure:
+        return None
+
+
+def ask_for_job(options: Namespace, number: int) -> dict[str, Any] | None:
+    """Ask the service for the document of a job; None if it does not tell soon."""
+
+    async def ask() -> dict[str, Any] | None:
+        try:
+            async with asyncio.timeout(_JOB_DETAILS_SECS), Client(options.bus) as client:
+                return await _job_if_there(client, f"{JOB_PREFIX}{number}")
+        except (TimeoutError, Failure):
+            return None
+
+    return asyncio.run(ask())
+
+
+async def _job(client: Client, options: Namespace, terminal: Terminal) -> int:
+    await client.subscribe()
+    asked = vars(options)
+    path = await client.start_job(
+        options.verb.capitalize(),
+        image=asked.get("image", ""),
+        download_only=asked.get("download_only", False),
+        apply=asked.get("apply", False),
+    )
+    if options.no_wait:
+        job = job_document(path, await client.get_all(path, JOB))
+        terminal.document(job)
+        terminal.result(f"Job {job['number']} started; follow it with: bootcctl monitor")
+        return exitcodes.DONE
+    try:
+        job = await JobFollower(client, terminal, path).run()
+    except Detached as left:
+        raise _detached(left, terminal) from None
+    return _finish(job, terminal, locked=asked.get("download_only", False))
+
+
+def _detached(left: Detached, terminal: Terminal) -> Failure:
+    terminal.document(left.job)
+    number = left.job["number"]
+    return Failure(
+        "Detached",
+        f"job {number} goes on without this command",
+        f"see: bootcctl jobs; stop it with: bootcctl cancel {number}",
+    )
+
+
+def _finish(job: dict[str, Any], terminal: Terminal, *, locked: bool) -> int:
+    terminal.document(job)
+    if job["state"] == "done":
+        terminal.result(render_outcome(job, terminal.style, locked=locked))
+        nothing_new = job["kind"] == "check" and not job["outcome"].get("digest")
+        return exitcodes.NOTHING_NEW if nothing_new else exitcodes.DONE
+    if job["state"] == "cancelled":
+        raise Failure("Cancelled", f"the {job['kind']} was cancelled")
+    error = job["error"]
+    if error and error["message"]:
+        raise Failure(error["name"], error["message"], error["hint"])
+    kind = "Interrupted" if job["state"] == "interrupted" else "Failed"
+    raise Failure(kind, f"the {job['kind']} was {job['state']}", "see: journalctl -u bootcd.service")
+
+
+async def _cancel(client: Client, options: Namespace, terminal: Terminal) -> int:
+    await client.subscribe()
+    path, job = _find_job(await client.jobs(), options.job)
+    if job["state"] in ENDED:
+        raise Failure("NotCancellable", f"job {job['number']} has ended already: {job['state']}")
+    await client.call(path, JOB, "Cancel", "a{sv}", [{}])
+    if options.no_wait:
+        terminal.document(job_document(path, await client.get_all(path, JOB)))
+        terminal.result(f"Job {job['number']} was asked to stop")
+        return exitcodes.DONE
+    try:
+        job = await JobFollower(client, terminal, path).run(cancel_on_interrupt=False)
+    except Detached as left:
+        raise _detached(left, terminal) from None
+    terminal.document(job)
+    if job["state"] != "cancelled":
+        raise Failure(
+            "NotCancellable", f"job {job['number']} ended before it could be cancelled: {job['state']}"
+        )
+    terminal.result(f"Job {job['number']} was cancelled")
+    return exitcodes.DONE
+
+
+def _find_job(jobs: dict[str, dict[str, Any]], wanted: str) -> tuple[str, dict[str, Any]]:
+    """Find a job by number or uuid, or the active one."""
+    for path, properties in jobs.items():
+        job = job_document(path, properties)
+        if wanted in (str(job["number"]), job["uuid"]) or (not wanted and job["state"] not in ENDED):
+            return path, job
+    if wanted:
+        raise Failure("NoSuchJob", f"there is no job {wanted}", "see: bootcctl jobs")
+    raise Failure("WrongState", "no job is at work")
+
+
+async def _jobs(client: Client, _options: Namespace, terminal: Terminal) -> int:
+    jobs = [job_document(path, properties) for path, properties in (await client.jobs()).items()]
+    terminal.document({"jobs": jobs})
+    terminal.result(render_jobs(jobs, time.time(), terminal.style))
+    return exitcodes.DONE
+
+
+async def _history(client: Client, options: Namespace, terminal: Terminal) -> int:
+    entries = await client.history(options.limit)
+    for entry in entries:
+        entry["error-name"] = error_kind(entry["error-name"]) if entry.get("error-name") else ""
+    terminal.document({"history": entries})
+    terminal.result(render_history(entries, None, terminal.style))
+    return exitcodes.DONE
+
+
+async def _monitor(client: Client, _options: Namespace, terminal: Terminal) -> int:
+    await monitor(client, terminal)
+    return exitcodes.DONE
+
+
+async def _reload(client: Client, _options: Namespace, terminal: Terminal) -> int:
+    await client.call(ROOT, MANAGER, "Reload")
+    terminal.document({"reloaded": True})
+    terminal.result("Configuration and host were read again")
+    return exitcodes.DONE
+
+
+_VERBS: dict[str, Callable[[Client, Namespace, Terminal], Awaitable[int]]] = {
+    "status": _status,
+    "check": _job,
+    "upgrade": _job,
+    "switch": _job,
+    "rollback": _job,
+    "apply": _job,
+    "cancel": _cancel,
+    "jobs": _jobs,
+    "history": _history,
+    "monitor": _monitor,
+    "reload": _reload,
+}

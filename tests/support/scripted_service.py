@@ -1,0 +1,216 @@
+"""A service for tests of bootcctl: jobs start as a client asks, and then do what the test says.
+
+Shown to clients by the real D-Bus front end, so that only the work behind it is scripted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from bootcd.agent.snapshot import Change, JobAdded, JobChanged, Snapshot, SnapshotChanged
+from bootcd.bus.frontend import Frontend
+from bootcd.model.errors import BootcdError, NotCancellable
+from bootcd.model.host import (
+    BootEntry,
+    Host,
+    HostSpec,
+    HostState,
+    ImageReferenceStatus,
+    ImageStatus,
+    OstreeStatus,
+)
+from bootcd.model.job import ImageUpdate, JobKind, JobRecord, JobRequest, JobState, Outcome, Progress, Requester
+
+IMAGE = "registry.example/os:1"
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def deployment(version: str, digit: str, image: str = IMAGE) -> BootEntry:
+    """Make a deployment whose digest and checksum repeat one hexadecimal digit."""
+    return BootEntry(
+        image=ImageStatus(
+            image=ImageReferenceStatus(image=image, transport="registry"),
+            version=version,
+            timestamp="2026-01-01T00:00:00Z",
+            image_digest="sha256:" + digit * 64,
+            architecture="amd64",
+        ),
+        ostree=OstreeStatus(stateroot="default", checksum=digit * 64, deploy_serial=0),
+    )
+
+
+def host(**roles: BootEntry) -> Host:
+    """Make a host document with deployments in the roles given."""
+    image = roles["booted"].image if "booted" in roles else None
+    return Host(
+        spec=HostSpec(image=image.image if image else None),
+        status=HostState(type="bootcHost", **roles),
+    )
+
+
+def available(**changes: Any) -> ImageUpdate:
+    """Make an image version newer than what is booted."""
+    values = {
+        "image": IMAGE,
+        "digest": "sha256:" + "b" * 64,
+        "version": "2.0",
+        "created": EPOCH,
+        "download_bytes": 12_300_000,
+    }
+    return ImageUpdate(**(values | changes))
+
+
+class ScriptedService:
+    """Implements `bootcd.bus.methods.UpdateService`.
+
+    `requests` lists what was asked for, `refusals` are the errors of a method by its name, `on_start`
+    and `on_cancel` are what a job does at once.
+    """
+
+    def __init__(self) -> None:
+        booted = host(booted=deployment("1.0", "a"))
+        self.snapshot = Snapshot(
+            version="0.1.0",
+            backend="ostree",
+            state="idle",
+            state_since=EPOCH,
+            host=booted,
+            host_json=booted.to_json(),
+        )
+        self.records: dict[str, JobRecord] = {}
+        self.requests: list[tuple[str, dict[str, Any]]] = []
+        self.refusals: dict[str, BootcdError] = {}
+        self.on_start: Callable[[JobRecord], None] = lambda _: None
+        self.on_cancel: Callable[[JobRecord], None] = lambda record: self.end(record, JobState.CANCELLED)
+        self.started: asyncio.Queue[JobRecord] = asyncio.Queue()
+        self.cancelled: asyncio.Queue[JobRecord] = asyncio.Queue()
+        self.forgotten: list[JobRecord] = []
+        self.answers_history = asyncio.Event()
+        self.answers_history.set()
+        self._observers: list[Callable[[Change], None]] = []
+
+    def subscribe(self, observer: Callable[[Change], None]) -> Callable[[], None]:
+        self._observers.append(observer)
+        return lambda: self._observers.remove(observer)
+
+    def publish(self, **changes: Any) -> None:
+        """Change the snapshot."""
+        self.snapshot = replace(self.snapshot, **changes)
+        self._tell(SnapshotChanged(self.snapshot))
+
+    def jobs(self) -> tuple[JobRecord, ...]:
+        return tuple(self.records.values())
+
+    def add(self, kind: JobKind, requester: Requester = Requester(), image: str = "") -> JobRecord:
+        """Accept a job."""
+        request = JobRequest(uuid=str(uuid.uuid4()), kind=kind, image=image)
+        record = JobRecord(
+            number=len(self.records) + 1, request=request, requester=requester, created=EPOCH
+        )
+        self.records[request.uuid] = record
+        self._tell(JobAdded(record))
+        self.publish(active_job=request.uuid, state="working")
+        return record
+
+    def renumber(self, record: JobRecord, number: int) -> JobRecord:
+        """Give a job another number, as after a restart that lost count; nobody is told."""
+        changed = self.records[record.request.uuid].model_copy(update={"number": number})
+        self.records[record.request.uuid] = changed
+        return changed
+
+    async def _start(self, kind: JobKind, requester: Requester, **options: Any) -> JobRecord:
+        self.requests.append((kind.value, options))
+        if kind.value in self.refusals:
+            raise self.refusals[kind.value]
+        for record in self.records.values():
+            if not record.state.ended and record.request.kind is kind:
+                return record
+        record = self.add(kind, requester, options.get("image", ""))
+        self.on_start(record)
+        self.started.put_nowait(record)
+        return self.records[record.request.uuid]
+
+    async def check(self, requester: Requester) -> JobRecord:
+        return await self._start(JobKind.CHECK, requester)
+
+    async def upgrade(self, requester: Requester, **options: bool) -> JobRecord:
+        return await self._start(JobKind.UPGRADE, requester, **options)
+
+    async def switch(self, requester: Requester, image: str, **options: bool) -> JobRecord:
+        return await self._start(JobKind.SWITCH, requester, image=image, **options)
+
+    async def rollback(self, requester: Requester, **options: bool) -> JobRecord:
+        return await self._start(JobKind.ROLLBACK, requester, **options)
+
+    async def apply(self, requester: Requester) -> JobRecord:
+        return await self._start(JobKind.APPLY, requester)
+
+    def advance(self, record: JobRecord, eta_secs: float = 0.0, **progress: Any) -> None:
+        """Report progress of a job."""
+        changed = self.records[record.request.uuid].model_copy(update={"progress": Progress(**progress)})
+        self.records[record.request.uuid] = changed
+        self._tell(JobChanged(changed, eta_secs))
+
+    def end(self, record: JobRecord, state: JobState = JobState.DONE, **outcome: Any) -> None:
+        """End a job."""
+        changed = self.records[record.request.uuid].model_copy(
+            update={"state": state, "finished": EPOCH, "outcome": Outcome(state=state, **outcome)}
+        )
+        self.records[record.request.uuid] = changed
+        self._tell(JobChanged(changed))
+        self.publish(active_job="", state="idle")
+
+    def fail(self, record: JobRecord, error: BootcdError) -> None:
+        """End a job with an error."""
+        self.end(record, JobState.FAILED, error=error.info())
+
+    def forget(self, record: JobRecord) -> None:
+        """Keep an ended job in the history only; nobody is told."""
+        self.forgotten.insert(0, self.records.pop(record.request.uuid))
+
+    async def cancel(self, job: str) -> None:
+        record = self.records[job]
+        if record.state.ended:
+            raise NotCancellable("the job has ended")
+        if "cancel" in self.refusals:
+            raise self.refusals["cancel"]
+        self.on_cancel(record)
+        self.cancelled.put_nowait(record)
+
+    async def wait(self, job: str) -> JobRecord:
+        raise NotImplementedError(job)
+
+    async def history(self, limit: int) -> list[JobRecord]:
+        self.requests.append(("history", {"limit": limit}))
+        await self.answers_history.wait()
+        ended = [record for record in reversed(self.records.values()) if record.state.ended]
+        return (ended + self.forgotten)[:limit]
+
+    async def reload(self) -> None:
+        self.requests.append(("reload", {}))
+        if "reload" in self.refusals:
+            raise self.refusals["reload"]
+
+    async def host_ready(self) -> None:
+        return
+
+    def _tell(self, change: Change) -> None:
+        for observer in tuple(self._observers):
+            observer(change)
+
+
+@asynccontextmanager
+async def shown_on(address: str, service: ScriptedService) -> AsyncIterator[Frontend]:
+    """Show a service on a bus, as the daemon does."""
+    frontend = Frontend(service, address)
+    await frontend.start()
+    try:
+        yield frontend
+    finally:
+        await frontend.stop()

@@ -1,0 +1,93 @@
+import argparse
+
+import pytest
+
+from bootcctl.cli import build_parser, parse
+from bootcctl.exitcodes import MEANINGS, USAGE, Failure
+
+
+def test_parse_nothing_is_status() -> None:
+    options = parse([])
+    assert (options.verb, options.json, options.format, options.booted) == ("status", False, "human", False)
+
+
+@pytest.mark.parametrize("argv", [["--json", "jobs"], ["jobs", "--json"]], ids=["before", "after"])
+def test_parse_common_option_is_taken_before_and_after_the_verb(argv: list[str]) -> None:
+    assert parse(argv).json is True
+
+
+def test_parse_all_common_options_together() -> None:
+    options = parse(["--bus", "unix:path=/x", "-q", "history", "--no-color", "-n", "7"])
+    assert (options.bus, options.quiet, options.no_color, options.limit) == ("unix:path=/x", True, True, 7)
+
+
+def test_parse_format_json_is_json() -> None:
+    assert parse(["status", "--format", "json"]).json is True
+
+
+def test_parse_upgrade_check_is_check() -> None:
+    options = parse(["upgrade", "--check", "--no-wait"])
+    assert (options.verb, options.no_wait) == ("check", True)
+
+
+def test_parse_switch_takes_an_image() -> None:
+    options = parse(["switch", "quay.io/example/os:1", "--apply"])
+    assert (options.image, options.apply, options.download_only) == ("quay.io/example/os:1", True, False)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["nonsense"],
+        ["status", "--nonsense"],
+        ["switch"],
+        ["switch", "a", "b"],
+        ["upgrade", "--apply", "--download-only"],
+        ["upgrade", "--check", "--apply"],
+        ["upgrade", "--check", "--download-only"],
+        ["upgrade", "--downl"],
+        ["history", "--limit", "0"],
+        ["history", "--limit", "1001"],
+        ["history", "--limit", "-1"],
+        ["history", "--limit", "٣"],
+        ["history", "--limit", "9" * 5000],
+        ["status", "--format", "yaml"],
+    ],
+    ids=lambda argv: " ".join(argv)[:40],
+)
+def test_parse_wrong_command_line_is_a_usage_failure(argv: list[str]) -> None:
+    with pytest.raises(Failure) as caught:
+        parse(argv)
+    assert caught.value.code == USAGE
+    assert "--help" in caught.value.hint or "--check" in caught.value.message
+    assert not caught.value.message.endswith(".")
+
+
+@pytest.mark.parametrize("limit", ["1", "1000"])
+def test_parse_history_limit_bounds_are_accepted(limit: str) -> None:
+    assert parse(["history", "--limit", limit]).limit == int(limit)
+
+
+def test_help_lists_every_verb_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for code, meaning in MEANINGS:
+        assert f"{code}  {meaning}" in text
+    for verb in verbs():
+        assert f"\n    {verb} " in text, verb
+    assert "--bus" not in text
+
+
+def test_help_of_every_option_is_written() -> None:
+    for name, verb in verbs().items():
+        for action in verb._actions:
+            assert action.help, f"{name} {action.dest}"
+
+
+def verbs() -> dict[str, argparse.ArgumentParser]:
+    for action in build_parser()._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    raise AssertionError("the parser has no verbs")
