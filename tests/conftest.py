@@ -1,0 +1,73 @@
+"""What several kinds of test share: what this machine can do, the test system, simulated hosts."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from tests.support.machine import REPOSITORY, Machine, minimal_tree
+from tests.support.os_image import OsImages, cached_os_images
+
+
+@functools.cache
+def _no_machines() -> str:
+    """Return why no simulated host can be booted here, or an empty text; tried for real."""
+    if os.geteuid() != 0:
+        return "needs root: simulated hosts are built from mounts"
+    probe = ["unshare", "--mount", "--pid", "--fork", "mount", "-t", "tmpfs", "tmpfs", "/proc"]
+    done = subprocess.run(probe, capture_output=True, text=True, check=False)
+    return f"needs mount namespaces: {done.stderr.strip()}" if done.returncode else ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("machine") and _no_machines():
+            item.add_marker(pytest.mark.skip(reason=_no_machines()))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the test system before the first test, since the time limit of tests is too short for it."""
+    wanted = any("os_images" in getattr(item, "fixturenames", ()) for item in session.items)
+    if wanted and os.geteuid() == 0 and not session.config.option.collectonly:
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        cached_os_images(REPOSITORY / ".cache/os-image", say=reporter.write_line if reporter else print)
+
+
+@pytest.fixture(scope="session")
+def os_images() -> OsImages:
+    """The test operating system as container images; see `tests/support/os_image.py`."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: the test system is made by mmdebstrap")
+    return cached_os_images(REPOSITORY / ".cache/os-image")
+
+
+class MachineFactory(Protocol):
+    async def __call__(self, tree: Path | None = None, *, image: str = "", **options: Any) -> Machine: ...
+
+
+@pytest.fixture
+async def machine_factory(tmp_path: Path) -> AsyncIterator[MachineFactory]:
+    """Make booted machines, each with a minimal system or `tree`; all end with the test.
+
+    `image` is what the host tracks; other options are those of `Machine.create`.
+    """
+    async with AsyncExitStack() as machines:
+        count = 0
+
+        async def make(tree: Path | None = None, *, image: str = "", **options: Any) -> Machine:
+            nonlocal count
+            count += 1
+            made = await Machine.create(tmp_path / f"machine-{count}", **options)
+            machine = await machines.enter_async_context(made)
+            await machine.install_fixture(tree or minimal_tree(tmp_path / f"tree-{count}"), image=image)
+            await machine.boot()
+            return machine
+
+        yield make
