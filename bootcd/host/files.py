@@ -24,13 +24,12 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = 
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123 - a descriptor, not a path
-            view = memoryview(data)
-            while view:
-                view = view[file.write(view) :]
-            os.fchmod(file.fileno(), mode)
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
+            file.write(data)
+            file.flush()
+            os.fchmod(descriptor, mode)
             if durable:
-                os.fsync(file.fileno())
+                os.fsync(descriptor)
         temporary.rename(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -55,17 +54,16 @@ def read_bounded(path: Path, limit: int) -> bytes:
     waits for a writer), and whatever open(2) and read(2) say.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor, not a path
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "Not a regular file", str(path))
-        chunks: list[bytes] = []
-        left = limit + 1
-        while left and (chunk := file.read(left)):
-            chunks.append(chunk)
-            left -= len(chunk)
-    if not left:
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(limit + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > limit:
         raise OSError(errno.EFBIG, f"Longer than {limit} bytes", str(path))
-    return b"".join(chunks)
+    return data
 
 
 def remove_leftovers(directory: Path) -> None:
