@@ -36,7 +36,8 @@ from bootcd.ostree.importer import (
     INDEX_DIGEST_KEY,
     Image,
     Importer,
-    ImportProgress, check_bootable,
+    ImportProgress,
+    check_bootable,
     missing_layers,
 )
 from bootcd.ostree.status import read_host
@@ -90,22 +91,25 @@ class NativeEngine:
                 self._require_something_to_apply()
 
     async def run(self, request: JobRequest, report: Report) -> Outcome:
-        match request.kind:
-            case JobKind.CHECK:
-                outcome = await self._check(report)
-            case JobKind.UPGRADE:
-                outcome = await self._upgrade(request, report)
-            case JobKind.SWITCH:
-                outcome = await self._switch(request, report)
-            case JobKind.ROLLBACK:
-                outcome = await self._rollback(report)
-            case JobKind.APPLY:
-                outcome = await self._unlock(report)
+        outcome = await self._work(request, report)
         if request.kind is JobKind.APPLY or (request.apply and outcome.changed):
             report(Progress(phase=Phase.REBOOT, cancellable=False))
             await self._reboot()
             outcome = outcome.model_copy(update={"reboot": True})
         return outcome
+
+    async def _work(self, request: JobRequest, report: Report) -> Outcome:
+        match request.kind:
+            case JobKind.CHECK:
+                return await self._check(report)
+            case JobKind.UPGRADE:
+                return await self._upgrade(request, report)
+            case JobKind.SWITCH:
+                return await self._switch(request, report)
+            case JobKind.ROLLBACK:
+                return await self._rollback(report)
+            case JobKind.APPLY:
+                return await self._unlock(report)
 
     # check
 
@@ -205,14 +209,10 @@ class NativeEngine:
                 result = await importer.run(image, open_blob, counted)
             done = _progress(counted)
             report(done.model_copy(update={"phase": Phase.STAGE, "cancellable": False}))
-            await asyncio.to_thread(
-                self._sysroot.stage, result.commit, tracked, locked=request.download_only
-            )
+            await asyncio.to_thread(self._sysroot.stage, result.commit, tracked, locked=request.download_only)
             report(done.model_copy(update={"phase": Phase.CLEANUP, "cancellable": False}))
             await asyncio.to_thread(self._clean_up)
-        return Outcome(
-            state=JobState.DONE, changed=True, update=update, bytes_fetched=result.bytes_fetched
-        )
+        return Outcome(state=JobState.DONE, changed=True, update=update, bytes_fetched=result.bytes_fetched)
 
     def _clean_up(self) -> None:
         drop_unused_refs(self._sysroot)
@@ -234,9 +234,7 @@ class NativeEngine:
     def _require_something_to_apply(self) -> None:
         sysroot = self._sysroot
         if sysroot.staged is None and not sysroot.rollback_queued():
-            raise WrongState(
-                "nothing is staged and no rollback is queued", hint="use bootcctl upgrade first"
-            )
+            raise WrongState("nothing is staged and no rollback is queued", hint="use bootcctl upgrade first")
 
     async def _unlock(self, report: Report) -> Outcome:
         report(Progress(phase=Phase.STAGE, cancellable=False))
@@ -274,12 +272,13 @@ class NativeEngine:
         reference = parse_reference(tracked.name)
         if tracked.signature is not SignaturePolicy.UNVERIFIED or not self._accepts_unsigned(reference):
             raise SignatureRejected(
-                f"this host accepts {reference.name} only with a signature, and signatures cannot be verified yet",
+                f"this host wants {reference.name} signed, and signatures cannot be verified yet",
                 hint="use bootc for this image for now",
             )
         if (self._root / _SELINUX).exists() and self._root == Path("/"):
             raise Unsupported(
-                "this host runs SELinux, and images cannot be labelled yet", hint="use bootc on this host for now"
+                "this host runs SELinux, and images cannot be labelled yet",
+                hint="use bootc on this host for now",
             )
         return reference
 

@@ -36,9 +36,7 @@ def drop_unused_refs(sysroot: Sysroot) -> list[str]:
     except BootcdError:
         needed = None
     if needed is not None:
-        dropped += sorted(
-            ref for ref in repository.refs(BLOB_PREFIX) if parse_blob_ref(ref) not in needed
-        )
+        dropped += sorted(ref for ref in repository.refs(BLOB_PREFIX) if parse_blob_ref(ref) not in needed)
     for ref in dropped:
         repository.delete_ref(ref)
     return dropped

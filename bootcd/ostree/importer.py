@@ -21,6 +21,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from bootcd.model.errors import NotBootable, Unsupported
 from bootcd.oci.manifest import Descriptor, ImageConfig, ImageManifest
@@ -325,7 +326,7 @@ class _Fetch:
         return self._repository.object_path(checksum, kind)
 
 
-async def _settled(future: asyncio.Future[object]) -> None:
+async def _settled(future: asyncio.Future[Any]) -> None:
     """Wait until a thread is done, whatever came of it, and however often this task is cancelled."""
     while not future.done():
         with suppress(asyncio.CancelledError):

@@ -9,24 +9,30 @@ the uncompressed archive must be the image config's diff_id.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import IO, cast
 
 import zstandard
-from isal import igzip
+from isal import igzip, isal_zlib
 
 from bootcd.model.errors import DigestMismatch, InvalidLayer
 from bootcd.oci.tar import EntryType, TarEntry, TarReader
-from bootcd.ostree.store import ObjectStore, Xattrs
-from bootcd.ostree.stream import ByteSource, ReadAhead
+from bootcd.ostree.libostree import OSTree
+from bootcd.ostree.store import ObjectStore
+from bootcd.ostree.stream import BytePipe, ByteSource, ReadAhead
 from bootcd.ostree.tree import Directory, TreeBuilder
-from bootcd.ostreefmt.objects import DirMeta
+from bootcd.ostreefmt.objects import DirMeta, Xattr
 from bootcd.ostreefmt.paths import Kind, map_hardlink_target, map_path
 
 BOMB_RATIO = 200
 BOMB_FLOOR_BYTES = 1 << 30
 "A layer may unpack to this, or to BOMB_RATIO times its compressed size, whichever is more."
+
+_VAR_IS_DEPLOYED = OSTree.check_version(2024, 3)
+
+_DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, zstandard.ZstdError, isal_zlib.IsalError)
+"What decompressors raise for bytes that are not theirs."
 
 _UNTAKEN_XATTRS = ("security.selinux", "trusted.overlay.")
 "Labels are the host policy's to give; overlay's marks belong to the machine that built the layer."
@@ -41,7 +47,7 @@ class ImportedLayer:
 
 
 def import_layer(
-    source: io.RawIOBase,
+    source: BytePipe,
     store: ObjectStore,
     *,
     compression: str,
@@ -69,7 +75,7 @@ def import_layer(
         layer = _Importer(store, allow_nonusr, what).run(ahead)
     except BaseException as error:
         # The decoder may be waiting for bytes that nobody will send.
-        getattr(source, "abort", lambda _: None)(error)
+        source.abort(error)
         raise
     finally:
         ahead.close()
@@ -100,7 +106,7 @@ class _Importer:
                 directory=entry.type is EntryType.DIRECTORY,
             )
             if kind is Kind.KEEP:
-                self._add(path, entry, reader)
+                self._add(_in_factory(path), entry, reader)
             elif kind is Kind.DROP:
                 self._dropped[path] += 1
             else:
@@ -130,7 +136,7 @@ class _Importer:
 
     def _hardlink_target(self, path: str, entry: TarEntry) -> bytes:
         target = map_hardlink_target(entry.linkname, allow_nonusr=self._allow_nonusr)
-        found = self._tree.root.file(target.path) if target.kind is Kind.KEEP else None
+        found = self._tree.root.file(_in_factory(target.path)) if target.kind is Kind.KEEP else None
         if found is None:
             raise InvalidLayer(
                 f"{self._what} has a hard link at {path[:80]!r} to {entry.linkname[:80]!r}, "
@@ -139,7 +145,12 @@ class _Importer:
         return found
 
 
-def _xattrs(entry: TarEntry) -> Xattrs:
+def _in_factory(path: str) -> str:
+    """Move the content of /var where a libostree that cannot deploy it looks for it; as bootc does."""
+    return path if _VAR_IS_DEPLOYED or not path.startswith("var/") else f"usr/share/factory/{path}"
+
+
+def _xattrs(entry: TarEntry) -> tuple[Xattr, ...]:
     if not entry.xattrs:
         return ()
     return tuple(
@@ -151,15 +162,16 @@ def _xattrs(entry: TarEntry) -> Xattrs:
     )
 
 
-def _decompress(source: io.RawIOBase, compression: str) -> ByteSource:
+def _decompress(source: BytePipe, compression: str) -> ByteSource:
     if compression == "gzip":
-        return igzip.IGzipFile(fileobj=source, mode="rb")  # type: ignore[no-any-return]
+        opened: ByteSource = igzip.open(source, "rb")  # type: ignore[no-untyped-call]
+        return opened
     if compression == "zstd":
         # A layer may hold several frames, zstd:chunked always does.
         return zstandard.ZstdDecompressor(max_window_size=128 << 20).stream_reader(
-            source, read_size=1 << 18, read_across_frames=True
+            cast("IO[bytes]", source), read_size=1 << 18, read_across_frames=True
         )
-    return source  # type: ignore[return-value]  # RawIOBase.readinto takes any buffer
+    return source
 
 
 class _Bounded:
@@ -174,7 +186,7 @@ class _Bounded:
     def readinto(self, buffer: memoryview, /) -> int:
         try:
             count = self._source.readinto(buffer)
-        except (OSError, EOFError, zstandard.ZstdError, igzip.igzip_lib.IsalError) as error:
+        except _DAMAGE as error:
             raise InvalidLayer(f"{self._what} cannot be decompressed") from error
         self._left -= count
         if self._left < 0:

@@ -153,7 +153,7 @@ class Repository:
             digits = "".join(c for c in text if c.isdigit())
             return int(digits or 0) << units[unit]
         try:
-            percent = config.get_integer("core", "min-free-space-percent")
+            percent = int(config.get_integer("core", "min-free-space-percent"))
         except GLib.Error:
             percent = _DEFAULT_RESERVE_PERCENT
         stat = os.statvfs(self.path)

@@ -132,4 +132,3 @@ def _usr_overlay(booted: Any) -> UsrOverlay | None:
     if has(states, "TRANSIENT") and state == states.TRANSIENT:
         return UsrOverlay(access_mode="readOnly", persistence="transient")
     return None
-

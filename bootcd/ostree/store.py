@@ -212,7 +212,7 @@ class StagedStore:
     def _move_prefix(self, stage: _Stage, prefix: str) -> None:
         try:
             # A prefix the repository does not have yet moves as a whole.
-            os.chmod(prefix, 0o755, dir_fd=stage.fd)
+            os.chmod(prefix, 0o755, dir_fd=stage.fd)  # noqa: S103  # as libostree makes it
             os.rename(prefix, prefix, src_dir_fd=stage.fd, dst_dir_fd=self._objects)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
@@ -220,7 +220,7 @@ class StagedStore:
             source = os.open(prefix, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=stage.fd)
             target = os.open(prefix, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._objects)
             try:
-                for name in os.listdir(source):
+                for name in os.listdir(source):  # noqa: PTH208  # by descriptor
                     os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
             finally:
                 os.close(source)

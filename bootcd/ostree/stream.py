@@ -138,7 +138,7 @@ class ReadAhead:
                 self._full.put((block, count))
                 if not count:
                     return
-        except BaseException as error:  # noqa: BLE001  # handed to the reader, whatever it is
+        except BaseException as error:  # handed to the reader, whatever it is
             self._full.put(error)
 
     def readinto(self, buffer: memoryview, /) -> int:

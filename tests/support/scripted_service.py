@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from bootcd.agent.snapshot import Change, JobAdded, JobChanged, Snapshot, SnapshotChanged
@@ -25,10 +26,45 @@ from bootcd.model.host import (
     ImageStatus,
     OstreeStatus,
 )
-from bootcd.model.job import ImageUpdate, JobKind, JobRecord, JobRequest, JobState, Outcome, Progress, Requester
+from bootcd.model.job import (
+    ImageUpdate,
+    JobKind,
+    JobRecord,
+    JobRequest,
+    JobState,
+    Outcome,
+    Progress,
+    Requester,
+)
 
 IMAGE = "registry.example/os:1"
+AGENT = Requester()
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+_POLICY = Path(__file__).resolve().parents[2] / "dbus/org.bootcd1.conf"
+_BUS_CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <listen>unix:path={socket}</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <deny own="*"/>
+    <deny send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus"/>
+  </policy>
+  <include>{policy}</include>
+  <include ignore_missing="yes">/usr/share/dbus-1/system.d/org.freedesktop.PolicyKit1.conf</include>
+</busconfig>
+"""
 
 
 def deployment(version: str, digit: str, image: str = IMAGE) -> BootEntry:
@@ -107,12 +143,10 @@ class ScriptedService:
     def jobs(self) -> tuple[JobRecord, ...]:
         return tuple(self.records.values())
 
-    def add(self, kind: JobKind, requester: Requester = Requester(), image: str = "") -> JobRecord:
+    def add(self, kind: JobKind, requester: Requester = AGENT, image: str = "") -> JobRecord:
         """Accept a job."""
         request = JobRequest(uuid=str(uuid.uuid4()), kind=kind, image=image)
-        record = JobRecord(
-            number=len(self.records) + 1, request=request, requester=requester, created=EPOCH
-        )
+        record = JobRecord(number=len(self.records) + 1, request=request, requester=requester, created=EPOCH)
         self.records[request.uuid] = record
         self._tell(JobAdded(record))
         self.publish(active_job=request.uuid, state="working")
@@ -203,6 +237,33 @@ class ScriptedService:
     def _tell(self, change: Change) -> None:
         for observer in tuple(self._observers):
             observer(change)
+
+
+@asynccontextmanager
+async def open_bus(directory: Path) -> AsyncIterator[str]:
+    """Run a message bus with the policy of a system bus and our own; yield its address."""
+    socket, config = directory / "bus", directory / "bus.conf"
+    config.write_text(_BUS_CONFIG.format(socket=socket, policy=_POLICY))
+    daemon = await asyncio.create_subprocess_exec(
+        "dbus-daemon",
+        f"--config-file={config}",
+        "--nofork",
+        "--nopidfile",
+        "--nosyslog",
+        "--print-address",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        assert daemon.stdout is not None
+        async with asyncio.timeout(10):
+            address = (await daemon.stdout.readline()).decode().strip()
+        assert address, "dbus-daemon did not start"
+        yield address
+    finally:
+        if daemon.returncode is None:
+            daemon.terminate()
+        await daemon.wait()
 
 
 @asynccontextmanager

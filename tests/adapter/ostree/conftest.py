@@ -1,0 +1,84 @@
+"""Repositories in temporary directories, and images imported into them without a registry."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import AsyncGenerator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from bootcd.oci.manifest import Descriptor, ImageManifest, parse_config, parse_manifest
+
+from bootcd.ostree.importer import Image, Importer, ImportProgress, ImportResult
+from bootcd.ostree.repository import Repository
+from tests.support import oci_image
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.fixture(params=["staged", "libostree"])
+def repository(request: pytest.FixtureRequest, tmp_path: Path) -> Repository:
+    """A repository as on a host, once for each way of writing to it."""
+    path = tmp_path / "repo"
+    subprocess.run(["ostree", f"--repo={path}", "init", "--mode=bare"], check=True)
+    config = ["core.min-free-space-percent", "0"]
+    subprocess.run(["ostree", f"--repo={path}", "config", "set", *config], check=True)
+    opened = Repository.open(path)
+    opened.stages_objects = request.param == "staged"
+    return opened
+
+
+def image_of(image: oci_image.Image, reference: str = "docker://registry.example/os:1") -> Image:
+    manifest = parse_manifest(image.manifest, image.media_type)
+    assert isinstance(manifest, ImageManifest)
+    return Image(
+        reference=reference,
+        digest=image.digest,
+        manifest=manifest,
+        manifest_json=image.manifest.decode(),
+        config=parse_config(image.config),
+        config_json=image.config.decode(),
+    )
+
+
+OpenBlob = Callable[[Descriptor], AsyncGenerator[bytes, None]]
+
+
+def blobs_of(image: oci_image.Image, *, opened: list[str] | None = None, chunk: int = 1 << 16) -> OpenBlob:
+    """Serve an image's blobs from memory; `opened` collects the digests asked for."""
+
+    async def open_blob(layer: Descriptor) -> AsyncGenerator[bytes, None]:
+        if opened is not None:
+            opened.append(layer.digest)
+        data = image.blobs[layer.digest]
+        for start in range(0, len(data), chunk):
+            yield data[start : start + chunk]
+
+    return open_blob
+
+
+async def run_import(
+    repository: Repository,
+    image: oci_image.Image,
+    *,
+    reference: str = "docker://registry.example/os:1",
+    open_blob: OpenBlob | None = None,
+    progress: ImportProgress | None = None,
+) -> ImportResult:
+    importer = Importer(repository, parallel=2, memory_bytes=16 << 20, now=NOW)
+    return await importer.run(
+        image_of(image, reference), open_blob or blobs_of(image), progress or ImportProgress()
+    )
+
+
+def ostree(repository: Repository, *arguments: str) -> str:
+    done = subprocess.run(
+        ["ostree", f"--repo={repository.path}", *arguments], check=True, capture_output=True, text=True
+    )
+    return done.stdout
+
+
+def checkout(repository: Repository, ref: str, target: Path) -> Path:
+    ostree(repository, "checkout", ref, str(target))
+    return target

@@ -1,0 +1,167 @@
+"""A whole host under test: registry, booted machine, bus with polkit, daemon, client.
+
+What the demo, the end-to-end tests and the bench have in common. Everything is real; see `machine`
+for what a simulated boot leaves out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from bootcd.model.job import JobKind, JobRequest, Outcome, WorkerSettings
+from tests.support.bus import PrivateBus
+from tests.support.machine import PERSON, REPOSITORY, Machine, Process
+from tests.support.os_image import OsImages, cached_os_images
+from tests.support.registry import Registry
+
+PYTHON = Path(sys.executable)
+REPOSITORY_NAME = "example/os"
+
+CONFIG = """\
+[updates]
+mode = "{mode}"
+interval = "{interval}"
+
+[registry]
+insecure = ["{registry}"]
+"""
+
+
+class Host:
+    """A machine with our service on it. `boot` starts everything a boot would start."""
+
+    def __init__(self, machine: Machine, registry: Registry, images: OsImages) -> None:
+        self.machine = machine
+        self.registry = registry
+        self.images = images
+        self.bus: PrivateBus | None = None
+        self.daemon: Process | None = None
+        self.log = machine.directory / "daemon.log"
+        self.mode = "off"
+        self.interval = "1h"
+
+    @property
+    def reference(self) -> str:
+        return f"{self.registry.host}/{REPOSITORY_NAME}:stable"
+
+    async def publish(self, tag: str, as_tag: str = "stable", name: str = REPOSITORY_NAME) -> str:
+        """Push a version of the test system to the registry; returns its digest."""
+        return await self.images.push(tag, self.registry.host, name, as_tag)
+
+    async def deploy(self, reference: str = "") -> Outcome:
+        """Deploy an image as the first system, with our own worker, on the system root not booted yet."""
+        outcome = await run_worker(
+            self.machine.directory,
+            JobKind.SWITCH,
+            image=reference or self.reference,
+            sysroot=self.machine.sysroot,
+            registry=self.registry.host,
+        )
+        assert outcome.error is None, outcome.error
+        return outcome
+
+    async def boot(self) -> None:
+        await self.machine.boot()
+        await self.start_services()
+
+    async def start_services(self) -> None:
+        self.bus = await PrivateBus.start(self.machine)
+        await self.bus.start_polkitd()
+        await self.start_daemon()
+
+    async def start_daemon(self) -> None:
+        config = self.machine.path("/run/bootcd-config/10-test.toml")
+        config.parent.mkdir(exist_ok=True)
+        text = CONFIG.format(mode=self.mode, interval=self.interval, registry=self.registry.host)
+        config.write_text(text)
+        with self.log.open("ab") as log:
+            self.daemon = await self.machine.popen(
+                [PYTHON, "-m", "bootcd", "--config-dir=/run/bootcd-config"],
+                stdout=log.fileno(),
+                stderr=log.fileno(),
+            )
+        assert self.bus is not None
+        await self.bus.wait_for_name("org.bootcd1")
+
+    async def reboot(self) -> None:
+        """Shut down in good order, boot what the boot loader would boot, start the services."""
+        self.bus = self.daemon = None
+        await self.machine.reboot()
+        await self.start_services()
+
+    async def ctl(
+        self, *arguments: str, user: int = 0, timeout: float = 120, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run bootcctl on the host."""
+        command: Sequence[str | Path] = [PYTHON, "-m", "bootcctl", *arguments]
+        return await self.machine.run(command, user=user, timeout=timeout, check=check)
+
+    async def status(self, user: int = PERSON) -> dict[str, Any]:
+        """Return the status part of the host document, as an ordinary user gets it."""
+        done = await self.ctl("status", "--json", user=user)
+        return dict(json.loads(done.stdout)["status"])
+
+
+@asynccontextmanager
+async def new_host(directory: Path, images: OsImages | None = None) -> AsyncGenerator[Host, None]:
+    """Prepare a machine and a registry; nothing is published, deployed or booted yet."""
+    images = images or await asyncio.to_thread(cached_os_images, REPOSITORY / ".cache/os-image")
+    overlay = directory / "overlay"
+    await install(overlay)
+    async with AsyncExitStack() as stack:
+        registry = await stack.enter_async_context(Registry(directory / "registry"))
+        machine = await Machine.create(directory / "machine", overlay=overlay / "usr", binds=[PYTHON.parent.parent])
+        await stack.enter_async_context(machine)
+        yield Host(machine, registry, images)
+
+
+async def install(target: Path) -> None:
+    """Install the data files a distribution would have in /usr; the programs run from the checkout."""
+    process = await asyncio.create_subprocess_exec(
+        *("make", "--quiet", "-C", str(REPOSITORY), "install-data", f"DESTDIR={target}"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"make install-data failed:\n{output.decode()}")
+
+
+async def run_worker(
+    directory: Path,
+    kind: JobKind,
+    *,
+    image: str = "",
+    sysroot: Path,
+    registry: str,
+) -> Outcome:
+    """Run one worker process to its end and return its outcome."""
+    job, _ = prepare_job(directory, kind, image=image, sysroot=sysroot, registry=registry)
+    process = await asyncio.create_subprocess_exec(*worker_command(job), env=dict(os.environ))
+    await process.wait()
+    return Outcome.model_validate_json((job / "outcome.json").read_bytes())
+
+
+def prepare_job(
+    directory: Path, kind: JobKind, *, image: str = "", sysroot: Path = Path("/"), registry: str = ""
+) -> tuple[Path, JobRequest]:
+    """Write a job directory as the daemon does."""
+    settings = WorkerSettings(sysroot=str(sysroot), insecure_registries=frozenset({registry}))
+    request = JobRequest(uuid=str(uuid4()), kind=kind, image=image, settings=settings)
+    job = directory / "jobs" / request.uuid
+    job.mkdir(parents=True)
+    (job / "request.json").write_text(request.model_dump_json())
+    return job, request
+
+
+def worker_command(job: Path) -> list[str]:
+    return [str(PYTHON), "-m", "bootcd.worker", "run", str(job), f"--socket={job}/socket"]
