@@ -48,9 +48,6 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"bootcctl {__version__}")
-    parser.set_defaults(
-        json=False, quiet=False, no_color=False, bus="", verb="status", format="human", booted=False
-    )
     # Without `prog` argparse formats a usage line here, which loads the compression modules by way of shutil.
     verbs = parser.add_subparsers(metavar="VERB", prog="bootcctl", parser_class=_Parser)
 
@@ -125,7 +122,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
         Failure: it is wrong, of the kind `InvalidArguments`.
         SystemExit: `--help` and `--version` have printed what they print.
     """
-    options = build_parser().parse_args(argv)
+    # Defaults of options common to all verbs must not come from the parsers: the verb's would undo what
+    # stood before it.
+    defaults = argparse.Namespace(
+        json=False, quiet=False, no_color=False, bus="", verb="status", format="human", booted=False
+    )
+    options = build_parser().parse_args(argv, defaults)
     if options.verb == "upgrade" and options.check:
         if options.download_only or options.apply:
             raise Failure(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
+from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
 from dbus_fast import BusType, DBusFastError, Message, MessageFlag, MessageType, Variant, unpack_variants
@@ -108,7 +109,8 @@ class Client:
 
     async def _watch_connection(self) -> None:
         # Whatever the reason is, the reader is told that there is no bus any more.
-        await asyncio.wait([asyncio.ensure_future(self._bus.wait_for_disconnect())])  # type: ignore[no-untyped-call]
+        with suppress(Exception):
+            await self._bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
         self._put(BusGone())
 
     async def subscribe(self) -> None:

@@ -70,13 +70,14 @@ def service_document(properties: dict[str, Any], active_job: dict[str, Any] | No
     action, reason, when = get("NextAction", ("", "", 0))
     return {
         "version": get("Version", ""),
+        "backend": get("Backend", ""),
         "state": get("State", ""),
         "state-since": get("StateSince", 0),
         "generation": get("Generation", 0),
         "booted": _deployment_id(get("Booted", "/")),
         "staged": _deployment_id(get("Staged", "/")),
         "rollback": _deployment_id(get("Rollback", "/")),
-        "active-job": {key: active_job[key] for key in ("uuid", "number", "kind")} if active_job else "",
+        "active-job": {key: active_job[key] for key in ("uuid", "number", "kind")} if active_job else None,
         "reboot-required": get("RebootRequired", False),
         "last-check": get("LastCheck", 0),
         "last-check-result": get("LastCheckResult", ""),

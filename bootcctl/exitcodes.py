@@ -70,6 +70,7 @@ CODES = {
     "InvalidLayer": CONTENT,
     "NoMatchingPlatform": CONTENT,
     "NotBootable": CONTENT,
+    "SignatureRejected": CONTENT,
     "OutOfSpace": NO_SPACE,
     "Cancelled": CANCELLED,
     "Interrupted": INTERRUPTED,

@@ -127,6 +127,7 @@ class ScriptedService:
         self.started: asyncio.Queue[JobRecord] = asyncio.Queue()
         self.cancelled: asyncio.Queue[JobRecord] = asyncio.Queue()
         self.forgotten: list[JobRecord] = []
+        self.asked_history = asyncio.Event()
         self.answers_history = asyncio.Event()
         self.answers_history.set()
         self._observers: list[Callable[[Change], None]] = []
@@ -222,6 +223,7 @@ class ScriptedService:
 
     async def history(self, limit: int) -> list[JobRecord]:
         self.requests.append(("history", {"limit": limit}))
+        self.asked_history.set()
         await self.answers_history.wait()
         ended = [record for record in reversed(self.records.values()) if record.state.ended]
         return (ended + self.forgotten)[:limit]

@@ -1,4 +1,9 @@
+import json
+from datetime import UTC, datetime
+
 from bootcctl.documents import ended_job_properties, job_document, service_document
+from bootcd.agent.publication import render_service
+from bootcd.agent.snapshot import Snapshot
 
 
 def test_job_document_of_an_object_without_properties_has_every_key() -> None:
@@ -56,7 +61,13 @@ def test_service_document_turns_paths_into_ids_and_job() -> None:
     assert document["next-action"] == {"action": "check", "reason": "interval", "when": 77}
 
 
+def test_service_document_has_the_shape_of_the_file_the_service_writes() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    snapshot = Snapshot(version="1", backend="ostree", state="idle", state_since=now)
+    assert set(service_document({})) == set(json.loads(render_service(snapshot, None)))
+
+
 def test_service_document_of_a_quiet_service_has_nothing_available_and_no_job() -> None:
     document = service_document({"AvailableUpdate": {}})
     assert document["available"] is None
-    assert document["active-job"] == ""
+    assert document["active-job"] is None

@@ -3,11 +3,11 @@ from datetime import UTC
 from typing import Any
 
 import pytest
-from tests.support.scripted_service import deployment, host
 
 from bootcctl.documents import job_document, service_document
 from bootcctl.render import Style
 from bootcctl.report import render_history, render_jobs, render_outcome, render_status
+from tests.support.scripted_service import deployment, host
 
 NOW = 1_767_225_600.0 + 2 * 86400  # two days after the images were built
 USEC = 1_000_000
@@ -171,7 +171,8 @@ NEW = {"image": "registry.example/os:1", "version": "2.0", "digest": "sha256:" +
         (done("switch", changed=False), "This image is already tracked and up to date"),
         (
             done("upgrade", changed=True, **NEW, **{"bytes-fetched": 5000}),
-            "Staged registry.example/os:1 2.0 sha256:dddddddddddd, 5.0 kB downloaded; it comes at the next boot",
+            "Staged registry.example/os:1 2.0 sha256:dddddddddddd, 5.0 kB downloaded;"
+            " it comes at the next boot",
         ),
         (done("switch", changed=True), "Staged the new version; it comes at the next boot"),
         (done("switch", changed=True, reboot=True), "Staged the new version; the host reboots"),
@@ -195,15 +196,15 @@ def test_outcome_of_a_locked_upgrade_says_what_unlocks_it() -> None:
 
 def test_jobs_table_has_a_row_for_each_job() -> None:
     failed = {
-        "Kind": "upgrade", "State": "failed", "Created": int((NOW - 5) * USEC), "Requester": {"name": "bootcctl"},
+        "Kind": "upgrade", "State": "failed", "Created": int((NOW - 5) * USEC), "Requester": {"name": "me"},
         "ErrorName": "org.bootcd1.Error.NotFound", "ErrorMessage": "no such tag",
     }  # fmt: skip
     running = {"Kind": "switch", "State": "running", "Phase": "import", "Progress": 0.1}
     jobs = [job_document("/org/bootcd1/job/_1", failed), job_document("/org/bootcd1/job/_2", running)]
     assert render_jobs(jobs, NOW).splitlines() == [
-        "NUMBER  KIND     STATE    STARTED  BY        DETAIL",
-        "1       upgrade  failed   5 s ago  bootcctl  no such tag",
-        "2       switch   running                     importing, 10 %",
+        "NUMBER  KIND     STATE    STARTED  BY  DETAIL",
+        "1       upgrade  failed   5 s ago  me  no such tag",
+        "2       switch   running               importing, 10 %",
     ]
 
 
