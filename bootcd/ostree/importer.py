@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from bootcd.model.errors import NotBootable, Unsupported
@@ -154,12 +153,10 @@ class Importer:
         repository = self._repository
         store = fetch.new_store()
         merged: Directory | None = None
-        last_use = {layer.digest: index for index, layer in enumerate(image.manifest.layers)}
-        for index, layer in enumerate(image.manifest.layers):
-            # `merge` takes nodes over, so a tree that is needed again has to be read again.
-            tree = fetch.trees.pop(layer.digest, None) if last_use[layer.digest] == index else None
+        for layer in image.manifest.layers:
+            tree = fetch.trees.get(layer.digest)
             if tree is None:
-                tree = read_tree_of(repository, fetch.commit_of(layer.digest), fetch.read_dirtree)
+                tree = read_tree_of(repository, fetch.commit_of(layer.digest))
             if merged is None:
                 merged = Directory(tree.meta, tree.implied)
             merge(merged, tree)
@@ -312,18 +309,12 @@ class _Fetch:
     def commit_of(self, layer: str) -> str:
         return self._commits.get(layer) or self._repository.resolve(blob_ref(layer)) or ""
 
-    def read_dirtree(self, checksum: bytes) -> bytes:
-        return self._find(checksum, "dirtree").read_bytes()
-
     def file_size(self, checksum: bytes) -> int:
-        return self._find(checksum, "file").lstat().st_size
-
-    def _find(self, checksum: bytes, kind: str) -> Path:
-        """Return where an object lies, published or not."""
+        """Return the size of a file, published or not."""
         for store in self._finished:
-            if path := store.find(checksum, kind):
-                return path
-        return self._repository.object_path(checksum, kind)
+            if path := store.find(checksum, "file"):
+                return path.lstat().st_size
+        return self._repository.file_size(checksum)
 
 
 async def _settled(future: asyncio.Future[Any]) -> None:
@@ -335,7 +326,7 @@ async def _settled(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
-def read_tree_of(repository: Repository, commit: str, read_dirtree: Callable[[bytes], bytes]) -> Directory:
+def read_tree_of(repository: Repository, commit: str) -> Directory:
     """Read the tree of a layer commit, ours or another program's."""
     contents, meta, listed = repository.commit_root(commit)
     default = hashlib.sha256(dirmeta(DEFAULT_META.uid, DEFAULT_META.gid, DEFAULT_META.mode, ())).digest()
@@ -344,7 +335,9 @@ def read_tree_of(repository: Repository, commit: str, read_dirtree: Callable[[by
         # Another program does not record it: default attributes are what an implied one gets.
         return directory_meta == default if listed is None else path in listed
 
-    return read_tree(contents, meta, implied, read_dirtree)
+    return read_tree(
+        contents, meta, implied, lambda checksum: repository.object_path(checksum, "dirtree").read_bytes()
+    )
 
 
 def _check_tree(image: Image, tree: Directory) -> None:

@@ -138,6 +138,12 @@ class Repository:
         text = checksum.hex()
         return self.path / "objects" / text[:2] / f"{text[2:]}.{kind}"
 
+    def file_size(self, checksum: bytes) -> int:
+        """Return a file's size; one written in an open transaction counts as here."""
+        with host_errors("read a file from the repository"):
+            _, _, info, _ = self.repo.load_file(checksum.hex(), None)
+        return int(info.get_size())
+
     # writing
 
     def reserve_bytes(self) -> int:

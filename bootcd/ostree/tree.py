@@ -120,7 +120,7 @@ class TreeBuilder:
 
 
 def merge(lower: Directory, upper: Directory) -> None:
-    """Lay `upper` over `lower`, applying whiteouts; `lower` becomes the result.
+    """Lay `upper` over `lower`, applying whiteouts; `lower` becomes the result, `upper` stays as it is.
 
     Whiteouts hide what lower layers have, never what their own layer has. Spec: OCI image-spec,
     layer.md, "Whiteouts".
