@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.machine import REPOSITORY, Machine, minimal_tree
 from tests.support.os_image import OsImages, cached_os_images
+from tests.support.tree import Tree, flatten
 
 
 @functools.cache
@@ -46,6 +47,12 @@ def os_images() -> OsImages:
     if os.geteuid() != 0:
         pytest.skip("needs root: the test system is made by mmdebstrap")
     return cached_os_images(REPOSITORY / ".cache/os-image")
+
+
+@pytest.fixture(scope="session")
+def os_tree(os_images: OsImages) -> Callable[[str], Tree]:
+    """The flattened content of an image by its tag, read once per session; not to be changed."""
+    return functools.cache(functools.partial(flatten, os_images.layout))
 
 
 class MachineFactory(Protocol):

@@ -8,8 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from bootcd.jobs.events import JobAdded, JobChanged, JobForgotten
 from bootcd.model.host import Host
-from bootcd.model.job import ImageUpdate, JobRecord
+from bootcd.model.job import ImageUpdate
+
+__all__ = ["Change", "JobAdded", "JobChanged", "JobForgotten", "NextAction", "Snapshot", "SnapshotChanged"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,27 +48,6 @@ class Snapshot:
 @dataclass(frozen=True, slots=True)
 class SnapshotChanged:
     snapshot: Snapshot
-
-
-@dataclass(frozen=True, slots=True)
-class JobAdded:
-    record: JobRecord
-
-
-@dataclass(frozen=True, slots=True)
-class JobChanged:
-    """Progress or state of a job; the end of a job is the change whose record's state has ended."""
-
-    record: JobRecord
-    eta_secs: float = 0.0
-    "Time left of the fetch; 0 while unknown."
-
-
-@dataclass(frozen=True, slots=True)
-class JobForgotten:
-    """An ended job has lingered long enough; its object goes away."""
-
-    record: JobRecord
 
 
 Change = SnapshotChanged | JobAdded | JobChanged | JobForgotten

@@ -225,8 +225,9 @@ def _parse_keyfile(text: str) -> dict[str, dict[str, str]]:
         raise BackendFailed("the origin file is not text")
     groups: dict[str, dict[str, str]] = {}
     current: dict[str, str] | None = None
-    for number, raw in enumerate(text.split("\n"), 1):
-        line = raw.removesuffix("\r").lstrip(_SPACE)
+    # A carriage return is part of a line end only before a newline, not at the end of the text.
+    for number, raw in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+        line = raw.lstrip(_SPACE)
         if not line or line.startswith("#"):
             continue
         if group := _GROUP_LINE.fullmatch(line):

@@ -85,9 +85,8 @@ class FaultProxy:
 
     async def __aenter__(self) -> Self:
         self._rules: list[_Rule] = []
-        self._closing = asyncio.Event()
-        self.arrived = asyncio.Condition()
-        "Notified at every request."
+        self._released = asyncio.Event()
+        self._arrived = asyncio.Condition()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=self.upstream_context or True, limit=0),
             auto_decompress=False,
@@ -105,7 +104,7 @@ class FaultProxy:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._closing.set()
+        self.release()
         await self._runner.cleanup()
         await self._session.close()
 
@@ -124,6 +123,16 @@ class FaultProxy:
     def seen(self, path: str = "", method: str = "") -> list[Seen]:
         return [seen for seen in self.requests if path in seen.path and method in ("", seen.method)]
 
+    def release(self) -> None:
+        """Close the connections that are stalled or silent now."""
+        self._released.set()
+        self._released = asyncio.Event()
+
+    async def wait_for_requests(self, count: int) -> None:
+        """Wait until `count` requests have arrived in all."""
+        async with self._arrived:
+            await self._arrived.wait_for(lambda: len(self.requests) >= count)
+
     def _fault_for(self, method: str, path: str) -> Fault | None:
         for rule in self._rules:
             if rule.path in path and rule.method in ("", method) and rule.faults:
@@ -134,11 +143,11 @@ class FaultProxy:
         seen = Seen(request.method, request.path_qs, request.headers)
         seen.fault = fault = self._fault_for(request.method, request.path_qs)
         self.requests.append(seen)
-        async with self.arrived:
-            self.arrived.notify_all()
+        async with self._arrived:
+            self._arrived.notify_all()
         fault = fault or Fault()
         if fault.silent:
-            await self._closing.wait()
+            await self._released.wait()
         if fault.silent or fault.drop:
             return self._close(request, web.Response())
         if fault.status:
@@ -192,7 +201,7 @@ class FaultProxy:
             if seen.body_bytes == stop:
                 break
         if fault.stall_after >= 0:
-            await self._closing.wait()
+            await self._released.wait()
         if stop is not None:
             return self._close(request, answer)
         await answer.write_eof()

@@ -8,9 +8,9 @@ shutdown, reads the boot entries again and boots the best one with a fresh /run.
 
 What is not as on a host:
 
-- /usr is an overlay: `overlay`, the shim below, then this machine's own /usr, so that the programs
-  under test run whatever the image holds, then the deployment's /usr. libostree is not affected:
-  it works on the deployment below /sysroot.
+- /usr is an overlay: `overlay`, the shim below and the deployment's os-release, then this machine's own
+  /usr, so that the programs under test run whatever the image holds, then the deployment's /usr.
+  libostree is not affected: it works on the deployment below /sysroot.
 - `systemctl` is a shim that knows `reboot` alone: no systemd runs as process 1.
 - Network, devices and clock are this machine's. /boot is not a file system of its own.
 - A power cut kills every process at once; what was written to the page cache is not lost.
@@ -35,6 +35,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.machine_init import inside
+from tests.support.tree import Tree, scan_tree
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STATEROOT = "default"
@@ -228,12 +229,19 @@ class Machine:
         """Return how the test reaches a path of the booted machine; an absolute link there leads outside."""
         return Path(f"/proc/{self._init_pid}/root", inner.lstrip("/"))
 
+    def scan(self, deployment: Path) -> Tree:
+        """Read a deployment without /etc, which is the host's own, and without mount points of binds."""
+        return scan_tree(deployment, without=["etc", *self._foreign_tops(deployment)])
+
     async def boot(self) -> LoaderEntry:
         """Boot the default entry and return it."""
         if self._init is not None:
             raise RuntimeError("the machine is booted already")
         entry = self.boot_entries()[0]
         self._make_mount_points(entry.deployment)
+        if (release := entry.deployment / "usr/lib/os-release").exists():
+            (self.directory / "shim/lib").mkdir(exist_ok=True)
+            shutil.copy(release, self.directory / "shim/lib/os-release")
         cmdline = self.directory / "cmdline"
         cmdline.write_text(f"BOOT_IMAGE={entry.linux} {' '.join(entry.options)}\n")
         usr = [*([self._overlay] if self._overlay else []), self.directory / "shim", Path("/usr")]
@@ -362,11 +370,12 @@ class Machine:
         """Turn off at once: every process is killed, nothing is finalised."""
         if self._init is None:
             return
-        assert self._init.stdin is not None
-        self._init.stdin.close()
         if self._init_pid:
-            os.kill(self._init_pid, signal.SIGKILL)
-        else:
+            try:
+                os.kill(self._init_pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it has ended by itself
+        elif self._init.returncode is None:
             self._init.kill()
         await self._init.communicate()
         for process in self._processes:
@@ -394,6 +403,11 @@ class Machine:
                 target.mkdir(parents=True)
                 _set_immutable(root, True)
                 self._mount_points.append((root, target))
+
+    def _foreign_tops(self, deployment: Path) -> list[str]:
+        return [
+            target.relative_to(root).parts[0] for root, target in self._mount_points if root == deployment
+        ]
 
     def _remove_mount_points(self) -> None:
         for root, target in self._mount_points:

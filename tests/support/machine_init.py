@@ -1,8 +1,9 @@
 """Process 1 of a simulated host: mounts what a boot would mount, then keeps the host alive.
 
 Started by `machine.py` in new mount and pid namespaces with one argument, the JSON of its settings. It says
-`ready PID` once the host is up, ends every other process when it reads `stop`, and ends, and with
-it the whole host and every mount of it, when its standard input is closed.
+`ready PID` once the host is up and ends every other process when it reads `stop`. When its standard
+input is closed, the test is dead: it lifts what would keep the files from being removed and ends,
+and with it the whole host and every mount of it.
 
 The layout is what ostree-prepare-root(1) leaves behind: the deployment is the root directory itself
 (libostree compares their inodes), the physical root is at /sysroot, /var is the state root's.
@@ -27,6 +28,7 @@ STOP_SECONDS = 5.0
 def main() -> None:
     settings = json.loads(sys.argv[1])
     host_pid = Path("/proc/self").readlink()  # still the outer /proc
+    deployments = os.open(Path(settings["sysroot"], "ostree/deploy"), os.O_PATH | os.O_DIRECTORY)
     mount_everything(Path(settings["deployment"]), settings)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps orphans
     print(f"ready {host_pid}", flush=True)
@@ -34,6 +36,8 @@ def main() -> None:
         if line.strip() == "stop":
             stop_processes()
             print("stopped", flush=True)
+    immutable = [str(path) for path in Path(f"/proc/self/fd/{deployments}").glob("*/deploy/*.?")]
+    subprocess.run(["chattr", "-i", *immutable], pass_fds=[deployments], check=False)
 
 
 def mount_everything(root: Path, settings: dict[str, Any]) -> None:

@@ -263,8 +263,11 @@ def test_image_ref_is_refused_where_libostree_would_refuse_it(name: str) -> None
     try:
         ref = refs.image_ref(name)
     except InvalidImage:
-        with pytest.raises(GLib.Error):
-            OSTree.validate_rev(f"{refs.IMAGE_PREFIX}/{refs.escape(name)}")
+        escaped = refs.escape(name)
+        # libostree would take a part that is too long for a file name, and then fail to write it.
+        if all(len(part) <= 255 for part in escaped.split("/")):
+            with pytest.raises(GLib.Error):
+                OSTree.validate_rev(f"{refs.IMAGE_PREFIX}/{escaped}")
         return
     assert OSTree.validate_rev(ref)
 
