@@ -225,7 +225,7 @@ def _parse_keyfile(text: str) -> dict[str, dict[str, str]]:
         raise BackendFailed("the origin file is not text")
     groups: dict[str, dict[str, str]] = {}
     current: dict[str, str] | None = None
-    # A carriage return is part of a line end only before a newline, not at the end of the text.
+    # A carriage return anywhere else than in a line end could not be written back as it was.
     for number, raw in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         line = raw.lstrip(_SPACE)
         if not line or line.startswith("#"):
@@ -235,7 +235,7 @@ def _parse_keyfile(text: str) -> dict[str, dict[str, str]]:
             continue
         key, equals, value = line.partition("=")
         key = key.rstrip(_SPACE)
-        if current is None or not equals or not _KEY.fullmatch(key):
+        if current is None or not equals or "\r" in value or not _KEY.fullmatch(key):
             raise BackendFailed(f"line {number} of the origin file is neither group, key nor comment")
         current[key] = value.lstrip(_SPACE)
     return groups
