@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import re
 import ssl
@@ -134,7 +135,9 @@ class Registry:
             login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
             headers["Authorization"] = f"Basic {login}"
         url = URL(path if "://" in path else self.url + path, encoded=True)
-        async with self._session.request(method, url, data=data, headers=headers, **options) as answer:
+        async with self._session.request(
+            method, url, data=io.BytesIO(data or b""), headers=headers, **options
+        ) as answer:
             text = await answer.text()
             assert answer.status < 300, f"{method} {url}: {answer.status} {text}"
             return answer.headers.get("Location", "")
