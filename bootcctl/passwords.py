@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -38,6 +39,8 @@ def password_agent(wanted: bool) -> Iterator[None]:
         return
     finally:
         os.close(notify)
+    # An agent that ends while it asks may leave the terminal without echo.
+    settings = termios.tcgetattr(sys.stdin)
     # A plain SIGTERM would leave the agent behind, holding the terminal.
     before = signal.signal(signal.SIGTERM, _exit_on_signal)
     try:
@@ -48,6 +51,7 @@ def password_agent(wanted: bool) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
         os.close(ready)
         _end(agent)
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, settings)
 
 
 def _exit_on_signal(number: int, _: FrameType | None) -> NoReturn:
