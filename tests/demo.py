@@ -112,8 +112,6 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     directory = Path(tempfile.mkdtemp(prefix="bootcd-demo-"))
     try:
-        for name in ("registry",):
-            (directory / name).mkdir()
         asyncio.run(demo(directory))
     except KeyboardInterrupt:
         print("\ndemo: interrupted; everything is cleaned up", file=sys.stderr)

@@ -48,10 +48,12 @@ class Host:
         self.log = machine.directory / "daemon.log"
         self.mode = "off"
         self.interval = "1h"
+        self.front = registry.host
+        "What the host knows the registry by: itself, or a proxy before it."
 
     @property
     def reference(self) -> str:
-        return f"{self.registry.host}/{REPOSITORY_NAME}:stable"
+        return f"{self.front}/{REPOSITORY_NAME}:stable"
 
     async def publish(self, tag: str, as_tag: str = "stable", name: str = REPOSITORY_NAME) -> str:
         """Push a version of the test system to the registry; returns its digest."""
@@ -64,7 +66,7 @@ class Host:
             JobKind.SWITCH,
             image=reference or self.reference,
             sysroot=self.machine.sysroot,
-            registry=self.registry.host,
+            registry=self.front,
         )
         assert outcome.error is None, outcome.error
         return outcome
@@ -81,7 +83,7 @@ class Host:
     async def start_daemon(self) -> None:
         config = self.machine.path("/run/bootcd-config/10-test.toml")
         config.parent.mkdir(exist_ok=True)
-        text = CONFIG.format(mode=self.mode, interval=self.interval, registry=self.registry.host)
+        text = CONFIG.format(mode=self.mode, interval=self.interval, registry=self.front)
         config.write_text(text)
         with self.log.open("ab") as log:
             self.daemon = await self.machine.popen(
@@ -116,10 +118,13 @@ async def new_host(directory: Path, images: OsImages | None = None) -> AsyncGene
     """Prepare a machine and a registry; nothing is published, deployed or booted yet."""
     images = images or await asyncio.to_thread(cached_os_images, REPOSITORY / ".cache/os-image")
     overlay = directory / "overlay"
+    (directory / "registry").mkdir()
     await install(overlay)
     async with AsyncExitStack() as stack:
         registry = await stack.enter_async_context(Registry(directory / "registry"))
-        machine = await Machine.create(directory / "machine", overlay=overlay / "usr", binds=[PYTHON.parent.parent])
+        machine = await Machine.create(
+            directory / "machine", overlay=overlay / "usr", binds=[PYTHON.parent.parent]
+        )
         await stack.enter_async_context(machine)
         yield Host(machine, registry, images)
 

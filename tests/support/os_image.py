@@ -49,6 +49,7 @@ _ARCH = {"amd64": "amd64", "arm64": "arm64"}
 _IMAGE_TYPE = "application/vnd.oci.image."
 _SUFFIX = {"gzip": "tar+gzip", "zstd": "tar+zstd", "none": "tar"}
 _TO_VAR = {"home": "var/home", "root": "var/roothome", "srv": "var/srv", "mnt": "var/mnt", "opt": "var/opt"}
+_OF_ONE_HOST = ("etc/ssh/ssh_host_", "etc/apt/sources.list", "etc/ld.so.cache")
 _DOCUMENTATION = tuple(f"usr/share/{name}/" for name in ("doc", "man", "info", "locale", "i18n"))
 
 
@@ -263,9 +264,7 @@ def _make_bootable(tree: _Tree) -> str:
     tree[f"usr/lib/modules/{kernel}/initramfs.img"] = _file(_initramfs("1"))
     for path in list(tree):
         top, _, rest = path.partition("/")
-        gone = rest and (
-            top in ("boot", "var", "proc", "sys", *_TO_VAR) or path.startswith("etc/apt/sources.list")
-        )
+        gone = rest and (top in ("boot", "var", "proc", "sys", *_TO_VAR) or path.startswith(_OF_ONE_HOST))
         if gone or (not rest and path.startswith(("vmlinuz", "initrd.img"))):
             del tree[path]
     tree |= {path: _link(target) for path, target in _TO_VAR.items()}

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootcd.oci.authfile import Credential
+from bootcd.oci.manifest import Descriptor
+from bootcd.oci.reference import ImageReference
+from bootcd.registry.client import RegistryClient
+from tests.support.faultproxy import FaultProxy
+from tests.support.oci_image import Image, Layer, directory, file, make_image, make_layer
+from tests.support.registry import Registry
+
+REPOSITORY = "os/base"
+RETRIES = 3
+
+
+class Waits(list[float]):
+    """In place of asyncio.sleep: notes what would have been waited."""
+
+    async def __call__(self, seconds: float) -> None:
+        self.append(seconds)
+        await asyncio.sleep(0)
+
+
+@pytest.fixture(scope="session")
+def image() -> Image:
+    noise = random.Random(1).randbytes(6 << 20)
+    return make_image(
+        [
+            make_layer([directory("usr"), file("usr/noise", noise)], compression="none"),
+            make_layer([file("usr/small", b"small")], compression="zstd"),
+        ],
+        labels={"org.opencontainers.image.version": "44.1"},
+    )
+
+
+@pytest.fixture
+async def registry(tmp_path: Path, image: Image) -> AsyncIterator[Registry]:
+    async with Registry(tmp_path) as registry:
+        await registry.push(REPOSITORY, "44", image)
+        yield registry
+
+
+@pytest.fixture
+async def proxy(registry: Registry) -> AsyncIterator[FaultProxy]:
+    async with FaultProxy(registry.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def waits() -> Waits:
+    return Waits()
+
+
+@pytest.fixture
+def client_for(waits: Waits) -> Callable[..., RegistryClient]:
+    """Make a client that trusts `host` in plain HTTP, draws no jitter and does not really wait."""
+
+    def make(host: str = "", **options: Any) -> RegistryClient:
+        defaults: dict[str, Any] = {
+            "insecure": {host},
+            "credentials": lambda registry, repository: None,
+            "user_agent": "bootcd/test",
+            "retries": RETRIES,
+            "chance": lambda: 0.0,
+            "sleep": waits,
+        }
+        return RegistryClient(**(defaults | options))
+
+    return make
+
+
+@pytest.fixture
+async def client(
+    proxy: FaultProxy, client_for: Callable[..., RegistryClient]
+) -> AsyncIterator[RegistryClient]:
+    async with client_for(proxy.host) as client:
+        yield client
+
+
+@pytest.fixture
+def reference(proxy: FaultProxy) -> ImageReference:
+    return ImageReference(proxy.host, REPOSITORY, "44")
+
+
+def layer_descriptor(layer: Layer) -> Descriptor:
+    return Descriptor(
+        media_type=layer.media_type(docker=False), digest=layer.digest, size=len(layer.blob), annotations={}
+    )
+
+
+async def read_blob(client: RegistryClient, reference: ImageReference, layer: Layer) -> bytes:
+    async with aclosing(client.open_blob(reference, layer_descriptor(layer))) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
+def login(user: str, password: str) -> Callable[[str, str], Credential | None]:
+    return lambda registry, repository: Credential(user, password)
