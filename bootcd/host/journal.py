@@ -1,0 +1,86 @@
+"""Log messages to the journal, each kind of event under an id of its own.
+
+Administrators find events with `journalctl MESSAGE_ID=...` and alert on them, so an id never changes
+its meaning and is never used again. Fields of an event are `BOOTCD_<NAME>` (systemd.journal-fields(7)).
+Without a journal behind standard error the same messages go there as plain lines.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from logging.handlers import QueueHandler, QueueListener
+
+IDENTIFIER = "bootcd"
+_BACKLOG = 1000
+
+
+class Event(StrEnum):
+    """MESSAGE_ID per kind of event."""
+
+    JOB_STARTED = "3e85389cf6f84f1489b0365980689081"
+    JOB_ENDED = "18152a7261784edb809c2226084236e6"
+    UPDATE_AVAILABLE = "e599aa552d074c01a8f524edd9fa7a8c"
+    HOST_CHANGED = "6608dac546e9421dbf4c8477747708ab"
+    CONFIG_ERROR = "4e4e2b146e234925b9431d15f83c713c"
+
+
+def fields(event: Event, **values: object) -> dict[str, str]:
+    """Return the `extra` argument of a log call that records this event."""
+    return {"MESSAGE_ID": event.value} | {f"BOOTCD_{name.upper()}": str(v) for name, v in values.items()}
+
+
+@contextmanager
+def logging_configured(level: int = logging.INFO) -> Iterator[None]:
+    """Send the log of this process to the journal if one listens, else to standard error.
+
+    Records are written by a thread, as a journal that is behind would hold up the whole loop. More than
+    `_BACKLOG` of them waiting are dropped.
+    """
+    handler: logging.Handler
+    if _journal_behind_stderr():
+        from systemd.journal import JournalHandler
+
+        handler = JournalHandler(SYSLOG_IDENTIFIER=IDENTIFIER)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    backlog: queue.Queue[logging.LogRecord] = queue.Queue(_BACKLOG)
+    listener = _Writer(backlog, handler)
+    root = logging.getLogger()
+    root.handlers[:] = [_Enqueue(backlog)]
+    root.setLevel(level)
+    listener.start()
+    try:
+        yield
+    finally:
+        listener.stop()
+        root.handlers[:] = [handler]
+
+
+class _Writer(QueueListener):
+    def enqueue_sentinel(self) -> None:
+        self.queue.put(None)  # waits for its place, unlike the inherited one
+
+
+class _Enqueue(QueueHandler):
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            self.queue.put_nowait(record)
+        except queue.Full:
+            pass
+
+
+def _journal_behind_stderr() -> bool:
+    """Compare as systemd.exec(5) says: JOURNAL_STREAM is device and inode of the stream to the journal."""
+    try:
+        stderr = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{stderr.st_dev}:{stderr.st_ino}"
