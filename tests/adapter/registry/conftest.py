@@ -31,7 +31,7 @@ class Waits(list[float]):
 
 @pytest.fixture(scope="session")
 def image() -> Image:
-    noise = random.Random(1).randbytes(6 << 20)
+    noise = random.Random(1).randbytes(4 << 20)
     return make_image(
         [
             make_layer([directory("usr"), file("usr/noise", noise)], compression="none"),

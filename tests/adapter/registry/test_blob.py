@@ -50,12 +50,13 @@ async def test_blob_cut_is_resumed_where_it_stopped(
 
 
 async def test_blob_cut_more_often_than_retries_arrives_while_it_gets_further(
-    client: RegistryClient, proxy: FaultProxy, reference: ImageReference, image: Image
+    proxy: FaultProxy, client_for: Callable[..., RegistryClient], reference: ImageReference, image: Image
 ) -> None:
-    proxy.inject(*[Fault(cut_after=1_300_000)] * (RETRIES + 1), path="/blobs/")
+    proxy.inject(*[Fault(cut_after=1_300_000)] * 3, path="/blobs/")
     layer = image.layers[0]
-    assert await read_blob(client, reference, layer) == layer.blob
-    assert len(proxy.requests) == RETRIES + 2
+    async with client_for(proxy.host, retries=1) as client:
+        assert await read_blob(client, reference, layer) == layer.blob
+    assert len(proxy.requests) == 4
 
 
 async def test_blob_cut_again_and_again_without_progress_is_truncated(
@@ -110,8 +111,7 @@ async def test_blob_resumed_with_another_range_is_a_protocol_error(
         proxy.inject(Fault(headers={"Content-Range": text}), path="/blobs/")
         proxy.release()
         with pytest.raises(RegistryProtocolError):
-            async for _ in chunks:
-                raise AssertionError("bytes of another range")
+            await anext(chunks)
 
 
 @pytest.mark.parametrize("offset", [0, 2_000_000, -1], ids=["first", "middle", "last"])
@@ -142,11 +142,16 @@ async def test_blob_longer_than_described_is_refused_at_its_size(
     layer = image.layers[0]
     proxy.inject(Fault(append=b"more"), path="/blobs/")
     read = 0
-    with pytest.raises(DigestMismatch, match="longer"):
+
+    async def count() -> None:
+        nonlocal read
         async with aclosing(client.open_blob(reference, layer_descriptor(layer))) as chunks:
             async for chunk in chunks:
                 read += len(chunk)
-    assert read <= len(layer.blob)
+
+    with pytest.raises(DigestMismatch, match="longer"):
+        await count()
+    assert 0 < read <= len(layer.blob)
 
 
 async def test_blob_shorter_in_the_registry_is_truncated(
@@ -201,11 +206,13 @@ async def test_blob_slow_reader_is_no_stall(
     proxy: FaultProxy, client_for: Callable[..., RegistryClient], reference: ImageReference, image: Image
 ) -> None:
     layer = image.layers[0]
-    async with client_for(proxy.host, stall_timeout=0.2) as client:
-        async with aclosing(client.open_blob(reference, layer_descriptor(layer))) as chunks:
-            first = await anext(chunks)
-            await asyncio.sleep(0.6)  # the reader at work, three time-outs long
-            assert first + b"".join([chunk async for chunk in chunks]) == layer.blob
+    async with (
+        client_for(proxy.host, stall_timeout=0.2) as client,
+        aclosing(client.open_blob(reference, layer_descriptor(layer))) as chunks,
+    ):
+        first = await anext(chunks)
+        await asyncio.sleep(0.6)  # the reader at work, three time-outs long
+        assert first + b"".join([chunk async for chunk in chunks]) == layer.blob
     assert len(proxy.requests) == 1
 
 

@@ -1,0 +1,261 @@
+"""What bootcd asks of a registry: resolve a reference to an image, notice a change, read a blob.
+
+https://github.com/opencontainers/distribution-spec/blob/main/spec.md
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import time
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Mapping,
+)
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from yarl import URL
+
+from bootcd.host.clock import Clock, SystemClock
+from bootcd.model.errors import BootcdError, InvalidManifest, NoMatchingPlatform
+from bootcd.oci.authfile import Credential
+from bootcd.oci.manifest import (
+    INDEX_MEDIA_TYPES,
+    MANIFEST_MEDIA_TYPES,
+    MAX_MANIFEST_BYTES,
+    Descriptor,
+    ImageConfig,
+    ImageIndex,
+    ImageManifest,
+    check_layers,
+    parse_config,
+    parse_manifest,
+    select_platform,
+)
+from bootcd.oci.reference import DOCKER_HUB, ImageReference, is_digest
+from bootcd.registry.blob import stream_blob
+from bootcd.registry.failures import Target
+from bootcd.registry.retry import Attempts
+from bootcd.registry.tokens import Authorizer
+from bootcd.registry.transport import Answer, Transport
+
+_DOCKER_HUB_HOST = "registry-1.docker.io"
+"Where the registry named docker.io answers."
+_MANIFEST_HEADERS = {"Accept": ", ".join(INDEX_MEDIA_TYPES + MANIFEST_MEDIA_TYPES)}
+_DIGEST_HEADER = "Docker-Content-Digest"
+_NO_HEAD = (405, 501)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedImage:
+    """The image of one platform a reference stood for at one moment, with the bytes its digests are of."""
+
+    reference: ImageReference
+    digest: str
+    "Of the manifest below, also where the reference names an index."
+    manifest_bytes: bytes
+    manifest: ImageManifest
+    config_bytes: bytes
+    config: ImageConfig
+    index_digest: str | None
+
+
+class RegistryClient:
+    """A client for the length of one job; an async context manager.
+
+    TLS is verified against the system's certificates and those in `ca_file`. A registry named in
+    `insecure` is spoken to in plain HTTP, with no attempt at TLS. `credentials` is asked with registry
+    and repository. `parallel` bounds the blobs in flight, `retries` the tries after the first one,
+    `stall_timeout` the seconds without a byte. `chance` draws from [0, 1) for the back-off.
+    """
+
+    def __init__(
+        self,
+        *,
+        credentials: Callable[[str, str], Credential | None],
+        user_agent: str,
+        insecure: Collection[str] = (),
+        ca_file: str = "",
+        parallel: int = 3,
+        stall_timeout: float = 60.0,
+        retries: int = 5,
+        chance: Callable[[], float] = random.random,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Clock | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._insecure = frozenset(insecure)
+        self._retries = retries
+        self._chance = chance
+        self._sleep = sleep
+        self._blobs = asyncio.Semaphore(parallel)
+        self._transport = Transport(
+            ca_file=ca_file, stall_timeout=stall_timeout, user_agent=user_agent, clock=clock or SystemClock()
+        )
+        self._authorizer = Authorizer(self._transport, credentials, self._insecure, monotonic)
+
+    async def __aenter__(self) -> Self:
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._transport.__aexit__(kind, error, trace)
+
+    async def resolve(
+        self, reference: ImageReference, *, architecture: str, variant: str | None = None
+    ) -> ResolvedImage:
+        """Fetch the manifest a reference stands for, that of the platform if it is an index, and its config.
+
+        Every digest is verified: the reference's, the index's of the manifest, the manifest's of the config.
+        Raises NotFound, NoMatchingPlatform, InvalidManifest, DigestMismatch and what RegistryError roots.
+        """
+        document = await self._manifest(reference, reference.digest)
+        parsed, index_digest = document.parsed, None
+        with Target(reference).naming():
+            if isinstance(parsed, ImageIndex):
+                index_digest = document.digest
+                chosen = select_platform(parsed, architecture, variant or None)
+                document = await self._manifest(reference, chosen.digest)
+                parsed = document.parsed
+            if isinstance(parsed, ImageIndex):
+                raise InvalidManifest("the index says of another index that it is an image")
+            config_bytes = await self._config(reference, parsed.config)
+            config = parse_config(config_bytes)
+            check_layers(parsed, config)
+            if (config.os, config.architecture) != ("linux", architecture):
+                offered, wanted = f"{config.os}/{config.architecture}", f"linux/{architecture}"
+                raise NoMatchingPlatform(
+                    f"the image is for {offered}, not for {wanted}", wanted=wanted, offered=offered
+                )
+        return ResolvedImage(
+            reference=reference,
+            digest=document.digest,
+            manifest_bytes=document.data,
+            manifest=parsed,
+            config_bytes=config_bytes,
+            config=config,
+            index_digest=index_digest,
+        )
+
+    async def head_digest(self, reference: ImageReference) -> str:
+        """Return the digest the reference stands for now, in one request if the registry needs no login.
+
+        The registry's word, unverified: good to tell that nothing changed, and for nothing else. That of
+        an index where the reference names one. A registry that does not say it in the answer to HEAD is
+        asked for the manifest itself.
+        """
+        target = Target(reference)
+        path = f"manifests/{reference.for_fetch}"
+        attempts = self._attempts()
+        while True:
+            try:
+                async with self._exchange("HEAD", path, target, _MANIFEST_HEADERS, also=_NO_HEAD) as answer:
+                    digest = answer.headers.get(_DIGEST_HEADER, "")
+                    if answer.status == 200 and is_digest(digest):
+                        return digest
+                break
+            except BootcdError as error:
+                await attempts.failed(error)
+        return (await self._manifest(reference, reference.digest)).digest
+
+    async def open_blob(
+        self, reference: ImageReference, descriptor: Descriptor
+    ) -> AsyncGenerator[bytes, None]:
+        """Stream a blob of the repository; chunks are verified only once the iteration has ended by itself.
+
+        Takes one of the `parallel` places with its first chunk and gives it back at its end, so a reader
+        that may stop early wraps it into `contextlib.aclosing`. Raises DigestMismatch, Truncated, Stalled,
+        NotFound and what RegistryError roots.
+        """
+        target = Target(reference, blob=descriptor.digest)
+
+        def exchange(headers: Mapping[str, str]) -> AbstractAsyncContextManager[Answer]:
+            return self._exchange("GET", f"blobs/{descriptor.digest}", target, headers, also=(206, 416))
+
+        chunks = stream_blob(exchange, target, descriptor, self._attempts())
+        async with self._blobs, aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+
+    async def _manifest(self, reference: ImageReference, digest: str | None) -> _Manifest:
+        """Fetch a manifest or index and verify it against `digest` and against what the server says."""
+        target = Target(reference)
+        path = f"manifests/{digest or reference.for_fetch}"
+        attempts = self._attempts()
+        while True:
+            try:
+                async with self._exchange("GET", path, target, _MANIFEST_HEADERS) as answer:
+                    return await _read_manifest(answer, digest)
+            except BootcdError as error:
+                await attempts.failed(error)
+
+    async def _config(self, reference: ImageReference, descriptor: Descriptor) -> bytes:
+        # parse_manifest has refused a config above its limit, and open_blob holds the registry to it.
+        async with aclosing(self.open_blob(reference, descriptor)) as chunks:
+            return b"".join([chunk async for chunk in chunks])
+
+    def _attempts(self) -> Attempts:
+        return Attempts(self._retries, self._chance, self._sleep)
+
+    @asynccontextmanager
+    async def _exchange(
+        self, method: str, path: str, target: Target, headers: Mapping[str, str], also: Collection[int] = ()
+    ) -> AsyncIterator[Answer]:
+        """Ask the registry, with a login if it wants one; yield an answer of status 200 or one of `also`."""
+        reference = target.reference
+        url = self._url(reference, path)
+        authorization = self._authorizer.known(reference)
+        renewed = False
+        while True:
+            async with self._transport.request(
+                method, url, target, headers=headers, authorization=authorization
+            ) as answer:
+                if answer.status == 200 or answer.status in also:
+                    yield answer
+                    return
+                if answer.status != 401 or not answer.from_registry or renewed:
+                    raise await answer.failure(logged_in=self._authorizer.logged_in(reference))
+                challenges = answer.challenges
+            authorization = await self._authorizer.renew(target, challenges, refused=authorization)
+            renewed = True
+
+    def _url(self, reference: ImageReference, path: str) -> URL:
+        scheme = "http" if reference.registry in self._insecure else "https"
+        host = _DOCKER_HUB_HOST if reference.registry == DOCKER_HUB else reference.registry
+        return URL(f"{scheme}://{host}/v2/{reference.repository}/{path}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    data: bytes
+    digest: str
+    parsed: ImageIndex | ImageManifest
+
+
+async def _read_manifest(answer: Answer, digest: str | None) -> _Manifest:
+    """Read a manifest or index and hold it to the digest it was asked by and the one the server states."""
+    if answer.content_type == "text/html":
+        raise answer.web_page()
+    data = await answer.read(MAX_MANIFEST_BYTES)
+    for expected in filter(is_digest, (digest or "", answer.headers.get(_DIGEST_HEADER, ""))):
+        if (actual := _digest_of(data, expected)) != expected:
+            raise answer.target.digest_mismatch(expected, actual, what="the manifest")
+    with answer.target.naming():
+        parsed = parse_manifest(data, answer.headers.get("Content-Type"))
+    return _Manifest(data, _digest_of(data, digest or ""), parsed)
+
+
+def _digest_of(data: bytes, like: str = "") -> str:
+    """Return the digest of `data` by the algorithm of the digest `like`."""
+    algorithm = like.partition(":")[0] or "sha256"
+    return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
