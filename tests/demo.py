@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.support.host import PYTHON, Host, new_host
-from tests.support.machine import PERSON, REPOSITORY
+from tests.support.host import PERSON, PYTHON, Host, new_host
+from tests.support.machine import REPOSITORY
 from tests.support.os_image import cached_os_images
 
 _BOLD, _DIM, _PLAIN = ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "")

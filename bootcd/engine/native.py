@@ -27,8 +27,8 @@ from bootcd.model.errors import (
     WrongState,
 )
 from bootcd.model.host import Host
-from bootcd.model.job import ImageUpdate, JobKind, JobRequest, JobState, Outcome, Phase, Progress
-from bootcd.oci.manifest import Descriptor, host_architecture
+from bootcd.model.job import ImageUpdate, JobKind, JobRequest, JobState, Outcome, Phase, Progress, WorkerSettings
+from bootcd.oci.manifest import Descriptor, host_architecture, parse_timestamp
 from bootcd.oci.reference import ImageReference, parse_reference
 from bootcd.oci.trust import accepts_unsigned
 from bootcd.ostree.garbage import drop_unused_refs
@@ -57,13 +57,14 @@ T = TypeVar("T")
 
 
 class NativeEngine:
-    """One worker's view of the host. Opens the system root when it is first needed."""
+    """One worker's view of the host."""
 
-    def __init__(self, request: JobRequest, clock: Clock) -> None:
-        self._settings = request.settings
+    def __init__(self, settings: WorkerSettings, clock: Clock, *, own_mounts: bool) -> None:
+        """Open the system root; for `own_mounts` see `Sysroot`. Blocks briefly."""
+        self._settings = settings
         self._clock = clock
-        self._root = Path(request.settings.sysroot)
-        self._sysroot = Sysroot(self._root)
+        self._root = Path(settings.sysroot)
+        self._sysroot = Sysroot(self._root, own_mounts=own_mounts)
 
     def read_host(self) -> Host:
         return read_host(self._sysroot)
@@ -318,7 +319,7 @@ class NativeEngine:
             image=tracked.name,
             digest=image.digest,
             version=image.config.version or "",
-            created=image.config.created_at,
+            created=parse_timestamp(image.config.timestamp),
             download_bytes=sum(layer.size for layer in missing_layers(self._sysroot.repository, image)),
         )
 

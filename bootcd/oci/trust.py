@@ -6,11 +6,11 @@ finds out which those are.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from bootcd.model.errors import InvalidConfig
 from bootcd.oci.reference import ImageReference
+from bootcd.oci.strictjson import parse_object
 
 
 def accepts_unsigned(policy: bytes, reference: ImageReference) -> bool:
@@ -23,12 +23,12 @@ def accepts_unsigned(policy: bytes, reference: ImageReference) -> bool:
         InvalidConfig: the policy is malformed; nothing may be accepted then.
     """
     try:
-        document = json.loads(policy)
+        document = parse_object(policy, what="the policy", limit_bytes=len(policy), error=InvalidConfig)
         default = document["default"]
         scopes = document.get("transports", {}).get("docker", {})
         requirements = next((scopes[s] for s in _scopes(reference) if s in scopes), default)
         kinds = [requirement["type"] for requirement in requirements]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (InvalidConfig, KeyError, TypeError, AttributeError) as error:
         raise InvalidConfig(
             "the signature policy /etc/containers/policy.json is malformed",
             hint="see containers-policy.json(5)",

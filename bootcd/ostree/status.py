@@ -19,7 +19,7 @@ from bootcd.model.host import (
     OstreeStatus,
     UsrOverlay,
 )
-from bootcd.oci.manifest import normalise_timestamp, parse_config
+from bootcd.oci.manifest import parse_config
 from bootcd.ostree.libostree import GLib, OSTree, has
 from bootcd.ostree.sysroot import Sysroot, device_is_read_only
 from bootcd.ostreefmt.metadata import ImageMetadata, parse_cached_update, parse_merge_metadata
@@ -101,11 +101,10 @@ def _image(tracked: TrackedImage, metadata: ImageMetadata) -> ImageStatus | None
         config = parse_config(metadata.config_json.encode())
     except BootcdError:
         return None
-    created = config.labels.get("org.opencontainers.image.created") or config.created
     return ImageStatus(
         image=tracked.status,
         version=config.version,
-        timestamp=normalise_timestamp(created) if created else None,
+        timestamp=config.timestamp,
         image_digest=metadata.manifest_digest,
         architecture=config.architecture,
     )

@@ -37,9 +37,12 @@ _KARG = re.compile(r'(?:"[^"]*"|[^\s"])+')
 class Sysroot:
     """The host's system root. Not for several threads at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, own_mounts: bool = False) -> None:
         """Open it for reading; nothing is locked or changed.
 
+        Args:
+            own_mounts: this process has a mount namespace of its own, in which libostree may make /sysroot
+                and /boot writable.
         Raises:
             NotBootcSystem: there is no ostree system root.
         """
@@ -49,6 +52,8 @@ class Sysroot:
             raise NotBootcSystem(
                 f"{path} is not an ostree system root", hint="only image-based hosts can be updated this way"
             )
+        if own_mounts:
+            self.sysroot.set_mount_namespace_in_use()
         with host_errors("read the deployments", path=str(path)):
             self.sysroot.load(None)
             _, repo = self.sysroot.get_repo(None)

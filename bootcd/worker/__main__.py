@@ -63,27 +63,27 @@ def _inspect(sysroot: Path) -> int:
 
 def _run(directory: Path, socket_path: Path) -> int:
     request = JobRequest.model_validate_json(read_bounded(directory / "request.json", _REQUEST_LIMIT))
-    _own_mount_namespace()
-    outcome = asyncio.run(_Worker(request, socket_path).work())
+    own_mounts = _unshare_mounts()
+    outcome = asyncio.run(_Worker(request, socket_path, own_mounts=own_mounts).work())
     write_atomic(directory / "outcome.json", outcome.model_dump_json().encode(), durable=True)
     _Channel(socket_path).send(WorkerMessage(uuid=request.uuid, finished=True))
     return 0
 
 
-def _own_mount_namespace() -> None:
-    """Let libostree make /sysroot and /boot writable for this process alone.
+def _unshare_mounts() -> bool:
+    """Move to a mount namespace of our own, where libostree may make /sysroot and /boot writable.
 
-    Where that is not allowed libostree works with what it finds.
+    False where that is not allowed; then libostree works with what it finds.
     """
-    if os.geteuid() == 0:
-        ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS)
+    return os.geteuid() == 0 and ctypes.CDLL(None).unshare(_CLONE_NEWNS) == 0
 
 
 class _Worker:
     """The life of one job: checks, work, outcome."""
 
-    def __init__(self, request: JobRequest, socket_path: Path) -> None:
+    def __init__(self, request: JobRequest, socket_path: Path, *, own_mounts: bool) -> None:
         self._request = request
+        self._own_mounts = own_mounts
         self._channel = _Channel(socket_path)
         self._progress = Progress()
         self._changed = asyncio.Event()
@@ -109,7 +109,7 @@ class _Worker:
 
     async def _job(self) -> Outcome:
         def open_and_prepare() -> NativeEngine:
-            engine = NativeEngine(self._request, SystemClock())
+            engine = NativeEngine(self._request.settings, SystemClock(), own_mounts=self._own_mounts)
             engine.prepare(self._request)
             return engine
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.faultproxy import Fault, FaultProxy
-from tests.support.host import REPOSITORY_NAME, Host
-from tests.support.machine import PERSON
+from tests.support.host import PERSON, REPOSITORY_NAME, Host
 from tests.support.tree import Tree, deployed, scan_tree
 
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(300)]

@@ -19,12 +19,14 @@ from uuid import uuid4
 
 from bootcd.model.job import JobKind, JobRequest, Outcome, WorkerSettings
 from tests.support.bus import PrivateBus
-from tests.support.machine import PERSON, REPOSITORY, Machine, Process
+from tests.support.machine import REPOSITORY, Machine, Process
 from tests.support.os_image import OsImages, cached_os_images
 from tests.support.registry import Registry
 
 PYTHON = Path(sys.executable)
 REPOSITORY_NAME = "example/os"
+PERSON = 65534
+"An unprivileged user the test system knows: nobody."
 
 CONFIG = """\
 [updates]
