@@ -44,6 +44,13 @@ def _main(argv: list[str]) -> int:
         return exitcodes.DETACHED
     except (BrokenPipeError, SystemExit):
         raise
+    except ModuleNotFoundError as error:
+        terminal.failure(
+            Failure(
+                "Failed", f"the Python library {error.name} is missing", "install it, or reinstall bootcd"
+            )
+        )
+        return exitcodes.FAILED
     except Exception:
         if os.environ.get("BOOTCCTL_DEBUG"):
             raise

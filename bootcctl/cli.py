@@ -48,8 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"bootcctl {__version__}")
-    # Without `prog` argparse formats a usage line here, which loads the compression modules by way of shutil.
-    verbs = parser.add_subparsers(metavar="VERB", prog="bootcctl", parser_class=_Parser)
+    verbs = parser.add_subparsers(metavar="VERB", parser_class=_Parser)
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)

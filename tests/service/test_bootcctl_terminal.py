@@ -193,28 +193,23 @@ needs_agent = pytest.mark.skipif(
 @pytest.fixture
 async def polkitd(address: str, tmp_path: Path) -> AsyncIterator[None]:
     """Run the real polkitd with our actions and a password for every administrator's decision."""
-    script = (
-        f"mount --bind {REPOSITORY}/dbus /usr/share/polkit-1/actions"
-        " && exec /usr/lib/polkit-1/polkitd --no-debug"
-    )
+    program = "/usr/lib/polkit-1/polkitd"
     process = await asyncio.create_subprocess_exec(
-        *("unshare", "--mount", "sh", "-c", script),
+        *("unshare", "--mount", "sh", "-c"),
+        f"mount --bind {REPOSITORY}/dbus /usr/share/polkit-1/actions && exec {program}",
         env={**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": address},
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
     )
+    assert process.stdout is not None
     try:
-        wait = ("gdbus", "wait", "--address", address, "--timeout=10", "org.freedesktop.PolicyKit1")
-        yield await succeed(*wait)
+        async with asyncio.timeout(20):
+            while b"Acquired the name" not in (line := await process.stdout.readline()):
+                assert line, "polkitd did not start"
+        yield
     finally:
         if process.returncode is None:
             process.kill()
-        await process.wait()
-
-
-async def succeed(*argv: str) -> None:
-    process = await asyncio.create_subprocess_exec(*argv)
-    assert await process.wait() == 0
+        await process.communicate()
 
 
 @needs_root

@@ -1,0 +1,49 @@
+# Completion of bootcctl(1) for bash; installed as /usr/share/bash-completion/completions/bootcctl.
+
+_bootcctl_active_jobs() {
+    bootcctl jobs 2>/dev/null | while read -r number _ state _; do
+        case $state in running | cancelling) printf '%s\n' "$number" ;; esac
+    done
+}
+
+_bootcctl() {
+    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
+    local common='--help --json --quiet --no-color'
+    local verbs='status check upgrade switch rollback apply cancel jobs monitor history reload'
+    local verb='' word words=''
+
+    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+        case $word in
+            -*) ;;
+            *) [[ " $verbs " == *" $word "* ]] && verb=$word && break ;;
+        esac
+    done
+
+    case $verb:$previous in
+        status:--format)
+            mapfile -t COMPREPLY < <(compgen -W 'human json' -- "$current")
+            return
+            ;;
+        history:-n | history:--limit)
+            return
+            ;;
+    esac
+
+    case $verb in
+        '') words="$verbs $common --version" ;;
+        status) words="$common --format --booted" ;;
+        check | apply) words="$common --no-wait" ;;
+        upgrade) words="$common --check --download-only --apply --no-wait" ;;
+        switch) words="$common --download-only --apply --no-wait" ;;
+        rollback) words="$common --apply --no-wait" ;;
+        cancel)
+            words="$common --no-wait"
+            [[ $current == -* ]] || words="$words $(_bootcctl_active_jobs)"
+            ;;
+        history) words="$common --limit" ;;
+        *) words=$common ;;
+    esac
+    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
+}
+
+complete -F _bootcctl bootcctl

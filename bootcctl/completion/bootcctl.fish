@@ -1,0 +1,36 @@
+# Completion of bootcctl(1) for fish; installed as /usr/share/fish/vendor_completions.d/bootcctl.fish.
+
+set -l verbs status check upgrade switch rollback apply cancel jobs monitor history reload
+set -l no_verb "not __fish_seen_subcommand_from $verbs"
+
+function __bootcctl_active_jobs
+    bootcctl jobs 2>/dev/null | string match -rg '^(\d+ +\S+) +(?:running|cancelling)' | string replace -r ' +' \t
+end
+
+complete -c bootcctl -f
+complete -c bootcctl -s h -l help -d 'Show help'
+complete -c bootcctl -l json -d 'Print one JSON document'
+complete -c bootcctl -s q -l quiet -d 'Print errors only'
+complete -c bootcctl -l no-color -d 'No colours'
+complete -c bootcctl -n $no_verb -l version -d 'Show the version'
+
+complete -c bootcctl -n $no_verb -a status -d 'Show what is booted, staged and available'
+complete -c bootcctl -n $no_verb -a check -d 'Ask the registry for a newer version'
+complete -c bootcctl -n $no_verb -a upgrade -d 'Stage the newest version of the tracked image'
+complete -c bootcctl -n $no_verb -a switch -d 'Track another image and stage it'
+complete -c bootcctl -n $no_verb -a rollback -d 'Boot the previous deployment next time'
+complete -c bootcctl -n $no_verb -a apply -d 'Reboot now into what is staged or queued'
+complete -c bootcctl -n $no_verb -a cancel -d 'Stop a job'
+complete -c bootcctl -n $no_verb -a jobs -d 'List active and recent jobs'
+complete -c bootcctl -n $no_verb -a monitor -d 'Follow the service and its jobs'
+complete -c bootcctl -n $no_verb -a history -d 'List ended jobs'
+complete -c bootcctl -n $no_verb -a reload -d 'Have the service read its configuration again'
+
+complete -c bootcctl -n '__fish_seen_subcommand_from status' -l format -x -a 'human json' -d 'Form of the answer'
+complete -c bootcctl -n '__fish_seen_subcommand_from status' -l booted -d 'The booted deployment only'
+complete -c bootcctl -n '__fish_seen_subcommand_from upgrade' -l check -d 'Only look'
+complete -c bootcctl -n '__fish_seen_subcommand_from upgrade switch' -l download-only -d 'Stage it locked'
+complete -c bootcctl -n '__fish_seen_subcommand_from upgrade switch rollback' -l apply -d 'Reboot into it now'
+complete -c bootcctl -n '__fish_seen_subcommand_from check upgrade switch rollback apply cancel' -l no-wait -d 'Return at once'
+complete -c bootcctl -n '__fish_seen_subcommand_from history' -s n -l limit -x -d 'At most this many entries'
+complete -c bootcctl -n '__fish_seen_subcommand_from cancel' -a '(__bootcctl_active_jobs)'
