@@ -3,6 +3,15 @@ DESTDIR ?=
 PREFIX  ?= /usr
 PYTHON  := .venv/bin/python
 
+# Where `make install` puts things; a distribution sets what differs.
+PYTHON_SYSTEM ?= /usr/bin/python3
+SITEDIR       ?= $(shell $(PYTHON_SYSTEM) -c 'import sysconfig as s; \
+  names = s.get_scheme_names(); scheme = "deb_system" if "deb_system" in names else "posix_prefix"; \
+  print(s.get_path("purelib", scheme, vars={"base": "$(PREFIX)", "platbase": "$(PREFIX)"}))')
+BINDIR        ?= $(PREFIX)/bin
+UNITDIR       ?= $(PREFIX)/lib/systemd/system
+SHAREDIR      ?= $(PREFIX)/share
+
 help:            ## list what is supported
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
 
@@ -18,6 +27,34 @@ test: setup      ## run the whole test suite
 bench: setup     ## print measured figures side by side with peers
 	@$(PYTHON) -m tests.bench
 
+install:         ## put every file where a distribution expects it (DESTDIR=, PREFIX=/usr)
+	@find bootcd bootcctl -name '*.py' -exec install -D -m 644 {} $(DESTDIR)$(SITEDIR)/{} \;
+	@# On an image-based host every file is from 1970 and the directory is read-only: byte code that is
+	@# checked by time stamps would be compiled anew at every start.
+	@$(PYTHON_SYSTEM) -m compileall -q --invalidation-mode unchecked-hash -s '$(DESTDIR)' -p / \
+	  $(DESTDIR)$(SITEDIR)/bootcd $(DESTDIR)$(SITEDIR)/bootcctl
+	@install -d $(DESTDIR)$(BINDIR)
+	@for script in bootcctl:bootcctl bootcd:bootcd bootcd-worker:bootcd.worker; do \
+	  printf '#!%s -I\nfrom %s.__main__ import main\n\nraise SystemExit(main())\n' \
+	    '$(PYTHON_SYSTEM)' "$${script#*:}" >$(DESTDIR)$(BINDIR)/$${script%:*}; \
+	  chmod 755 $(DESTDIR)$(BINDIR)/$${script%:*}; done
+	@install -d $(DESTDIR)$(UNITDIR)
+	@sed 's|/usr/bin/bootcd|$(BINDIR)/bootcd|' systemd/bootcd.service >$(DESTDIR)$(UNITDIR)/bootcd.service
+	@install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system-preset systemd/90-bootcd.preset
+	@install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/tmpfiles.d systemd/bootcd.conf
+	@install -D -m 644 -t $(DESTDIR)/usr/lib/bootcd/config.d systemd/config/*.toml
+	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/dbus-1/system.d dbus/org.bootcd1.conf
+	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/dbus-1/system-services dbus/org.bootcd1.service
+	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/dbus-1/interfaces dbus/*.xml
+	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/polkit-1/actions dbus/org.bootcd1.policy
+	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/man/man1 docs/man/*.1
+	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/man/man8 docs/man/*.8
+	@install -D -m 644 bootcctl/completion/bootcctl.bash \
+	  $(DESTDIR)$(SHAREDIR)/bash-completion/completions/bootcctl
+	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/zsh/site-functions bootcctl/completion/_bootcctl
+	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/fish/vendor_completions.d bootcctl/completion/bootcctl.fish
+	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/licenses/bootcd LICENSE
+
 lock:            ## pin the newest allowed versions in requirements.lock
 	@.venv/bin/uv pip compile --quiet --generate-hashes --no-annotate --no-header --upgrade \
 	  --python-version 3.11 --group dev pyproject.toml \
@@ -26,4 +63,4 @@ lock:            ## pin the newest allowed versions in requirements.lock
 clean:           ## remove what the project made here
 	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test bench lock clean
+.PHONY: help setup demo test bench install lock clean
