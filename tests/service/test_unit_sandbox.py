@@ -17,10 +17,11 @@ from tests.support.machine import PERSON, Machine
 
 pytestmark = pytest.mark.machine
 
-# PR_SET_MDWE of prctl(2), kept over exec; what MemoryDenyWriteExecute= does since systemd 254.
+# PR_SET_MDWE of prctl(2), kept over exec; what MemoryDenyWriteExecute= does since systemd 254. Linux
+# before 6.3 does not know it, and is not asked for it.
 NO_WRITABLE_CODE = """
-import ctypes, os, sys
-if ctypes.CDLL(None, use_errno=True).prctl(65, 1, 0, 0, 0):
+import ctypes, errno, os, sys
+if ctypes.CDLL(None, use_errno=True).prctl(65, 1, 0, 0, 0) and ctypes.get_errno() != errno.EINVAL:
     sys.exit(f"prctl: {os.strerror(ctypes.get_errno())}")
 os.execv(sys.argv[1], sys.argv[1:])
 """
@@ -74,7 +75,7 @@ async def test_sandboxed_daemon_looks_at_the_host_and_serves_everybody(
     [
         ("touch /etc/x", "Read-only file system"),
         ("touch /sysroot/x", "Read-only file system"),
-        ("mount -t tmpfs tmpfs /tmp", "must be superuser"),
+        ("mount -t tmpfs tmpfs /tmp", "permission denied"),
         ("echo > /dev/tcp/127.0.0.1/1", "Network is unreachable"),
     ],
     ids=["etc", "sysroot", "mount", "network"],
