@@ -77,7 +77,7 @@ def _bytes_to_skip(answer: Answer, done: int, size: int) -> int:
     if answer.status == 200:
         return done
     if not done:
-        raise target.protocol_error("sent a part of the content although all was asked for")
+        raise target.protocol_error("sent a part of the content, unasked,")
     stated = answer.headers.get("Content-Range", "")
     match = _CONTENT_RANGE.fullmatch(stated.strip())
     if not match or int(match[1]) != done or not done <= int(match[2]) < size:
@@ -88,4 +88,4 @@ def _bytes_to_skip(answer: Answer, done: int, size: int) -> int:
 
 
 def _wrong_range(target: Target) -> RegistryProtocolError:
-    return target.protocol_error("sent another part of the content than was asked for")
+    return target.protocol_error("sent the wrong part of the content")

@@ -8,6 +8,8 @@ https://github.com/opencontainers/distribution-spec/blob/main/spec.md#error-code
 from __future__ import annotations
 
 import json
+import os
+import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -144,7 +146,8 @@ class Target:
                 **fields,
             )
         if status == 404:
-            return NotFound(f"{self.server} has no {self}{words}", hint="check the image name", **fields)
+            hint = "the image may be gone from the registry" if self.blob else "check the image name"
+            return NotFound(f"{self.server} has no {self}{words}", hint=hint, **fields)
         if status == 429:
             return RegistryRateLimited(
                 f"{self.server} refused {self} because of too many requests{words}",
@@ -162,36 +165,37 @@ class Target:
         # aiohttp's own classes derive from ssl's but lack their attributes; what they wrap has them.
         inner = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
         if isinstance(inner, ssl.SSLCertVerificationError):
-            return self._tls(f"the certificate of {self.server} is not accepted", inner.verify_message)
-        if isinstance(inner, ssl.SSLError):
-            return self._tls(f"{self.server} does not speak TLS as expected", inner.reason or "")
-        if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
-            return self._unavailable(
-                "the configured proxy does not let through to", error, "check HTTPS_PROXY"
+            return RegistryTlsFailed(
+                f"the certificate of {self.server} is not accepted for {self}{_detail(inner.verify_message)}",
+                hint="add its issuer to the system's certificates, or name the issuer's file as ca_file",
+                **self.fields(),
             )
+        if isinstance(inner, ssl.SSLError):
+            return RegistryTlsFailed(
+                f"{self.server} does not speak TLS as expected for {self}{_detail(inner.reason)}",
+                hint="if it speaks plain HTTP and you accept that, configure it as insecure",
+                **self.fields(),
+            )
+        if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
+            return self._unavailable("the configured proxy gives no way to {}", inner, "check HTTPS_PROXY")
         if isinstance(error, aiohttp.ClientConnectorDNSError):
-            return self._unavailable("no address is known of", error, "check the registry's name and DNS")
+            return self._unavailable("no address of {} is known", inner, "check the registry's name and DNS")
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-            return self._unavailable("no connection is possible to", error, "check the network")
+            return self._unavailable("{} cannot be connected to", inner, "check the network")
         if isinstance(error, TimeoutError):
-            return self._unavailable("no answer in time came from", error, "try again later")
+            return self._unavailable("{} gave no answer in time", inner, "try again later")
         if isinstance(error, aiohttp.ClientResponseError | ValueError):
             return self.protocol_error("did not speak HTTP as expected")
-        return self._unavailable("the connection was lost to", error, "check the network")
-
-    def _tls(self, message: str, reason: str) -> RegistryTlsFailed:
-        detail = f": {_printable(reason)}" if reason else ""
-        return RegistryTlsFailed(
-            f"{message} for {self}{detail}",
-            hint="add the issuer to the system's certificates, or name its file as ca_file",
-            **self.fields(),
-        )
+        return self._unavailable("{} closed the connection", inner, "check the network")
 
     def _unavailable(self, message: str, error: Exception, hint: str) -> RegistryUnavailable:
-        system = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-        reason = system.strerror if isinstance(system, OSError) and system.errno else ""
-        detail = f": {_printable(reason)}" if reason else ""
-        return RegistryUnavailable(f"{message} {self.server} for {self}{detail}", hint=hint, **self.fields())
+        number = (
+            error.errno if isinstance(error, OSError) and not isinstance(error, socket.gaierror) else None
+        )
+        reason = _detail(os.strerror(number)) if number and number > 0 else ""
+        return RegistryUnavailable(
+            f"{message.format(self.server)} for {self}{reason}", hint=hint, **self.fields()
+        )
 
 
 def error_words(body: bytes, secret: str = "") -> str:
@@ -205,6 +209,10 @@ def error_words(body: bytes, secret: str = "") -> str:
     if not words or (secret and secret.split()[-1] in words):
         return ""
     return f" ({words})"
+
+
+def _detail(reason: str | None) -> str:
+    return f": {_printable(reason).rstrip('.')}" if reason else ""
 
 
 def _printable(text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -209,7 +210,7 @@ class Transport:
         encoding = response.headers.get("Content-Encoding", "identity")
         if response.status < 300 and encoding.lower() not in ("identity", ""):
             # A digest is of the bytes as they are; what unpacks to any size is not unpacked here.
-            raise target.protocol_error("sent compressed content nobody asked for")
+            raise target.protocol_error("sent compressed content")
 
 
 def _redirected(url: URL, location: str, target: Target) -> URL:
@@ -222,7 +223,7 @@ def _redirected(url: URL, location: str, target: Target) -> URL:
     if not valid:
         raise target.protocol_error("redirected to something that is no web address")
     if url.scheme == "https" and new.scheme == "http":
-        raise target.protocol_error("redirected from https to http, which is not followed")
+        raise target.protocol_error("redirected from https to plain http, which is refused,")
     return new.with_user(None) if new.user is not None else new
 
 
@@ -258,7 +259,9 @@ def _tls_context(ca_file: str) -> ssl.SSLContext:
         try:
             context.load_verify_locations(cafile=ca_file)
         except (OSError, ssl.SSLError) as error:
-            reason = error.strerror if error.errno and error.strerror else "it holds no PEM certificate"
+            reason = "it holds no PEM certificate"
+            if error.errno and not isinstance(error, ssl.SSLError):
+                reason = os.strerror(error.errno)
             raise InvalidConfig(
                 f"certificates of {ca_file} cannot be used: {reason}", hint="correct ca_file", path=ca_file
             ) from None

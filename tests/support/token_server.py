@@ -30,8 +30,11 @@ class TokenServer:
     token, first come first served; `expired` is how many of the next tokens are long out of date.
     """
 
-    directory: Path
+    signer: Certificate
+    "An authority made by `Certificate.authority`; its key signs the tokens."
     accounts: dict[str, str] = field(default_factory=dict)
+    refresh_tokens: dict[str, str] = field(default_factory=dict)
+    "Users by refresh token; only these are taken in a POST."
     certificate: Certificate | None = None
     "Serves HTTPS with it; plain HTTP without."
     lifetime: int = 300
@@ -41,7 +44,6 @@ class TokenServer:
     realm: str = ""
 
     async def __aenter__(self) -> Self:
-        self._signer = await asyncio.to_thread(Certificate.authority, self.directory, name="token")
         application = web.Application()
         application.router.add_route("*", "/token", self._answer)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0)
@@ -60,7 +62,7 @@ class TokenServer:
     @property
     def root_certificates(self) -> Path:
         """The file a registry needs to verify our tokens."""
-        return self._signer.path
+        return self.signer.path
 
     async def issue(self, user: str, access: list[dict[str, Any]]) -> str:
         """Return a signed token that grants `access` to `user`."""
@@ -68,7 +70,7 @@ class TokenServer:
         if self.expired:
             self.expired -= 1
             now -= 7200
-        certificate = "".join(self._signer.path.read_text().splitlines()[1:-1])
+        certificate = "".join(self.signer.path.read_text().splitlines()[1:-1])
         header = {"typ": "JWT", "alg": "RS256", "x5c": [certificate]}
         claims = {
             "iss": ISSUER,
@@ -82,7 +84,7 @@ class TokenServer:
         }
         message = f"{_encode(json.dumps(header).encode())}.{_encode(json.dumps(claims).encode())}"
         process = await asyncio.create_subprocess_exec(
-            *("openssl", "dgst", "-sha256", "-sign", str(self._signer.key)),
+            *("openssl", "dgst", "-sha256", "-sign", str(self.signer.key)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
@@ -96,8 +98,12 @@ class TokenServer:
         )
         if self.faults:
             return self.faults.pop(0)
-        user = ""
-        if header := request.headers.get("Authorization"):
+        user, scopes = "", request.query.getall("scope", [])
+        if request.method == "POST":
+            user, scopes = self.refresh_tokens.get(str(form.get("refresh_token")), ""), [str(form["scope"])]
+            if not user or form.get("grant_type") != "refresh_token" or not form.get("client_id"):
+                return web.json_response({"error": "invalid_grant"}, status=401)
+        elif header := request.headers.get("Authorization"):
             login = BasicAuth.decode(header)
             user = login.login
             if self.accounts.get(user) != login.password:
@@ -105,11 +111,12 @@ class TokenServer:
         elif self.accounts:
             return web.json_response({"token": await self.issue("", []), "expires_in": self.lifetime})
         access = []
-        for scope in request.query.getall("scope", []):
+        for scope in scopes:
             resource, _, actions = scope.rpartition(":")
             kind, _, name = resource.partition(":")
             access.append({"type": kind, "name": name, "actions": actions.split(",")})
-        return web.json_response({"token": await self.issue(user, access), "expires_in": self.lifetime})
+        member = "access_token" if request.method == "POST" else "token"
+        return web.json_response({member: await self.issue(user, access), "expires_in": self.lifetime})
 
 
 def _encode(data: bytes) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -13,6 +14,7 @@ from bootcd.oci.authfile import Credential
 from bootcd.oci.manifest import Descriptor
 from bootcd.oci.reference import ImageReference
 from bootcd.registry.client import RegistryClient
+from tests.support.certificate import Certificate
 from tests.support.faultproxy import FaultProxy
 from tests.support.oci_image import Image, Layer, directory, file, make_image, make_layer
 from tests.support.registry import Registry
@@ -41,10 +43,38 @@ def image() -> Image:
     )
 
 
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return Certificate.authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def filled(tmp_path_factory: pytest.TempPathFactory, image: Image) -> Path:
+    """Directory of a registry that was filled through its own interface and stopped."""
+    directory = tmp_path_factory.mktemp("filled")
+
+    async def fill() -> None:
+        async with Registry(directory) as registry:
+            await registry.push(REPOSITORY, "44", image)
+
+    asyncio.run(fill())
+    return directory
+
+
 @pytest.fixture
-async def registry(tmp_path: Path, image: Image) -> AsyncIterator[Registry]:
-    async with Registry(tmp_path) as registry:
-        await registry.push(REPOSITORY, "44", image)
+def new_directory(tmp_path: Path, filled: Path) -> Callable[[str], Path]:
+    """Make a directory for a registry that holds the image from its start."""
+
+    def make(name: str) -> Path:
+        shutil.copytree(filled / "storage", tmp_path / name / "storage")
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+async def registry(new_directory: Callable[[str], Path]) -> AsyncIterator[Registry]:
+    async with Registry(new_directory("registry")) as registry:
         yield registry
 
 

@@ -15,9 +15,11 @@ from bootcd.model.errors import (
     RegistryProtocolError,
     RegistryUnavailable,
 )
+from bootcd.oci.authfile import Credential
 from bootcd.oci.reference import ImageReference
 from bootcd.registry.client import RegistryClient
 from tests.adapter.registry.conftest import REPOSITORY, RETRIES, login, read_blob
+from tests.support.certificate import Certificate
 from tests.support.faultproxy import Fault, FaultProxy
 from tests.support.oci_image import Image
 from tests.support.registry import PASSWORD, USER, Registry
@@ -25,26 +27,27 @@ from tests.support.token_server import TokenServer
 
 
 @pytest.fixture
-async def basic(tmp_path: Path, image: Image) -> AsyncIterator[FaultProxy]:
-    async with Registry(tmp_path, basic_auth=True) as registry:
-        await registry.push(REPOSITORY, "44", image)
-        async with FaultProxy(registry.url) as proxy:
-            yield proxy
+async def basic(new_directory: Callable[[str], Path]) -> AsyncIterator[FaultProxy]:
+    async with (
+        Registry(new_directory("basic"), basic_auth=True) as registry,
+        FaultProxy(registry.url) as proxy,
+    ):
+        yield proxy
 
 
 @pytest.fixture
-async def tokens(tmp_path: Path) -> AsyncIterator[TokenServer]:
-    async with TokenServer(tmp_path) as tokens:
+async def tokens(authority: Certificate) -> AsyncIterator[TokenServer]:
+    async with TokenServer(authority) as tokens:
         yield tokens
 
 
 @pytest.fixture
-async def guarded(tmp_path: Path, tokens: TokenServer, image: Image) -> AsyncIterator[FaultProxy]:
-    async with Registry(tmp_path, tokens=tokens) as registry:
-        await registry.push(REPOSITORY, "44", image)
-        tokens.requests.clear()
-        async with FaultProxy(registry.url) as proxy:
-            yield proxy
+async def guarded(tokens: TokenServer, new_directory: Callable[[str], Path]) -> AsyncIterator[FaultProxy]:
+    async with (
+        Registry(new_directory("guarded"), tokens=tokens) as registry,
+        FaultProxy(registry.url) as proxy,
+    ):
+        yield proxy
 
 
 def reference_at(proxy: FaultProxy) -> ImageReference:
@@ -134,6 +137,28 @@ async def test_token_is_got_with_login_that_only_the_token_service_sees(
     assert tokens.requests[0]["headers"]["Authorization"].startswith("Basic ")
     sent = {seen.headers.get("Authorization", "none").split()[0] for seen in guarded.requests}
     assert sent == {"none", "Bearer"}
+
+
+@pytest.mark.parametrize("valid", [True, False], ids=["valid", "revoked"])
+async def test_token_is_got_with_a_refresh_token(
+    guarded: FaultProxy,
+    tokens: TokenServer,
+    client_for: Callable[..., RegistryClient],
+    image: Image,
+    valid: bool,
+) -> None:
+    if valid:
+        tokens.refresh_tokens["r3fresh"] = USER
+    credential = Credential(identity_token="r3fresh")
+    async with client_for(guarded.host, credentials=lambda registry, repository: credential) as client:
+        if valid:
+            await pull(client, reference_at(guarded), image)
+        else:
+            with pytest.raises(RegistryAuthRequired, match="does not accept the credential"):
+                await client.head_digest(reference_at(guarded))
+    (request,) = tokens.requests
+    assert request["method"] == "POST"
+    assert "r3fresh" not in str(request["query"])
 
 
 async def test_token_out_of_date_is_renewed(

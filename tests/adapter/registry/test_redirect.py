@@ -19,14 +19,13 @@ def redirect(location: str, status: int = 307) -> Fault:
 
 
 @pytest.fixture
-async def private(tmp_path: Path, image: Image) -> AsyncIterator[FaultProxy]:
+async def private(new_directory: Callable[[str], Path]) -> AsyncIterator[FaultProxy]:
     """A registry that wants a login, behind a proxy of its own."""
-    directory = tmp_path / "private"
-    directory.mkdir()
-    async with Registry(directory, basic_auth=True) as registry:
-        await registry.push(REPOSITORY, "44", image)
-        async with FaultProxy(registry.url) as proxy:
-            yield proxy
+    async with (
+        Registry(new_directory("private"), basic_auth=True) as registry,
+        FaultProxy(registry.url) as proxy,
+    ):
+        yield proxy
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

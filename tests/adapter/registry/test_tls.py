@@ -15,23 +15,19 @@ from tests.support.oci_image import Image
 from tests.support.registry import Registry
 
 
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    return Certificate.authority(tmp_path_factory.mktemp("authority"))
-
-
 @pytest.fixture
-async def secure(tmp_path: Path, authority: Certificate, image: Image) -> AsyncIterator[FaultProxy]:
+async def secure(
+    tmp_path: Path, authority: Certificate, new_directory: Callable[[str], Path]
+) -> AsyncIterator[FaultProxy]:
     """A registry that serves HTTPS, behind a proxy that does so too."""
-    directory = tmp_path / "secure"
-    directory.mkdir()
     certificate = authority.issue(tmp_path)
-    async with Registry(directory, certificate=certificate, authority=authority) as registry:
-        await registry.push(REPOSITORY, "44", image)
-        async with FaultProxy(
+    async with (
+        Registry(new_directory("secure"), certificate=certificate, authority=authority) as registry,
+        FaultProxy(
             registry.url, registry.client_context, server_context=certificate.server_context()
-        ) as proxy:
-            yield proxy
+        ) as proxy,
+    ):
+        yield proxy
 
 
 async def test_tls_certificate_of_known_authority_is_accepted(
@@ -86,7 +82,7 @@ async def test_tls_redirect_to_plain_http_is_refused(
 ) -> None:
     secure.inject(Fault(307, headers={"Location": f"{proxy.url}/v2/x"}), path="/blobs/")
     async with client_for(proxy.host, ca_file=str(authority.path)) as client:
-        with pytest.raises(RegistryProtocolError, match="https to http"):
+        with pytest.raises(RegistryProtocolError, match="https to plain http"):
             await read_blob(client, ImageReference(secure.host, REPOSITORY, "44"), image.layers[0])
     assert proxy.requests == []
 
