@@ -52,7 +52,7 @@ def logging_configured(level: int = logging.INFO) -> Iterator[None]:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     backlog: queue.Queue[logging.LogRecord] = queue.Queue(_BACKLOG)
-    listener = _Writer(backlog, handler)
+    listener = QueueListener(backlog, handler)
     root = logging.getLogger()
     root.handlers[:] = [_Enqueue(backlog)]
     root.setLevel(level)
@@ -60,13 +60,9 @@ def logging_configured(level: int = logging.INFO) -> Iterator[None]:
     try:
         yield
     finally:
-        listener.stop()
         root.handlers[:] = [handler]
-
-
-class _Writer(QueueListener):
-    def enqueue_sentinel(self) -> None:
-        self.queue.put(None)  # waits for its place, unlike the inherited one
+        backlog.join()
+        listener.stop()
 
 
 class _Enqueue(QueueHandler):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from bootcd.model.errors import BackendFailed
 from bootcd.model.job import WorkerMessage
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,14 @@ class WorkerChannel:
         self._socket: socket.socket | None = None
 
     async def open(self) -> None:
-        """Take over the name, also from a daemon that was killed. Raises OSError."""
-        self._socket = await asyncio.to_thread(_bind, self.path)
+        """Take over the name, also from a daemon that was killed. Raises BackendFailed."""
+        try:
+            self._socket = await asyncio.to_thread(_bind, self.path)
+        except OSError as error:
+            raise BackendFailed(
+                f"the worker socket {self.path} cannot be made: {error.strerror or error}",
+                hint="a socket's path has at most 107 bytes; choose another runtime directory",
+            ) from error
         asyncio.get_running_loop().add_reader(self._socket, self._read, _BATCH)
 
     def close(self) -> None:

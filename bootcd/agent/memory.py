@@ -1,0 +1,49 @@
+"""What the daemon remembers across restarts beside its jobs: `<state>/agent.json`.
+
+None of it is the truth about the host; losing it costs a check that comes sooner or a retry too many.
+A file that cannot be understood is therefore ignored, and fields of later versions are too.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bootcd.host.files import read_bounded
+from bootcd.model.job import ImageUpdate
+from bootcd.update.planner import Attempts
+
+log = logging.getLogger(__name__)
+
+_LIMIT = 1 << 20
+
+
+class Memory(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    attempts: Attempts = Attempts()
+    last_check_result: str = ""
+    "Empty, `up-to-date`, `available` or the name of an error."
+    image: str = ""
+    "The tracked image `available` is an update of."
+    available: ImageUpdate | None = None
+    generation: int = 0
+    fingerprint: str = ""
+    "Of what was deployed at `generation`."
+
+    def to_json(self) -> bytes:
+        return self.model_dump_json().encode()
+
+
+def load_memory(path: Path) -> Memory:
+    """Read what was remembered; nothing if there is no such file or it cannot be understood. Blocks."""
+    try:
+        return Memory.model_validate_json(read_bounded(path, _LIMIT))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its content is not understood"
+        log.warning("cannot read %s, proceeding without: %s", path, reason)
+    return Memory()

@@ -1,0 +1,404 @@
+"""The service, free of any transport: verbs in, jobs and snapshots out.
+
+Everything that happens goes through here and ends in a new `Snapshot`: a look at the host, a step of a
+job, new settings, a new plan. The state machine decides what is legal; the truth about the host is
+only ever what the last look at it showed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from uuid import uuid4
+
+from bootcd.agent.inspection import HostWatcher
+from bootcd.agent.memory import Memory, load_memory
+from bootcd.agent.publication import Publication, render_service
+from bootcd.agent.snapshot import Change, JobAdded, JobChanged, NextAction, Snapshot, SnapshotChanged
+from bootcd.host import journal
+from bootcd.host.clock import Clock
+from bootcd.jobs.events import JobEvent
+from bootcd.jobs.manager import JobManager
+from bootcd.model.errors import BootcdError, Busy, InvalidConfig
+from bootcd.model.host import Host, HostState
+from bootcd.model.job import (
+    ImageUpdate,
+    JobKind,
+    JobRecord,
+    JobRequest,
+    JobState,
+    Outcome,
+    Requester,
+    WorkerSettings,
+)
+from bootcd.oci.reference import parse_reference
+from bootcd.update import machine
+from bootcd.update.machine import Event, IllegalTransition, Situation, advance, observe
+from bootcd.update.planner import Action, Facts, Plan, Rules, plan
+
+log = logging.getLogger(__name__)
+
+REBOOT_SECS = 600.0
+"After which a host that agreed to reboot and is still up counts as not rebooting; shutdowns have 90 s."
+_AGENT = Requester(name="agent")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The part of the configuration the service works by."""
+
+    rules: Rules
+    worker: WorkerSettings
+
+
+class Service:
+    """All a front end sees.
+
+    `load` reads the settings anew and `inspect` looks at the system root it is given; both may raise
+    BootcdError, and `load` blocks. Files go to the directories `state` and `runtime`.
+    """
+
+    def __init__(
+        self,
+        *,
+        manager: JobManager,
+        settings: Settings,
+        load: Callable[[], Settings],
+        inspect: Callable[[str], Awaitable[Host]],
+        state: Path,
+        runtime: Path,
+        clock: Clock,
+        version: str,
+    ) -> None:
+        self._manager = manager
+        self._settings = settings
+        self._load = load
+        self._memory_path = state / "agent.json"
+        self._runtime = runtime
+        self._clock = clock
+        self._publication = Publication()
+        self._watcher = HostWatcher(inspect, settings.worker.sysroot, self._on_host)
+        self._observers: list[Callable[[Change], None]] = []
+        self._memory = Memory()
+        self._situation = Situation()
+        self._running: JobRecord | None = None
+        self._digest_at_start = ""
+        self._next_action = NextAction()
+        self._snapshot = Snapshot(
+            version=version, backend="ostree", state=self._situation.state.value, state_since=clock.now()
+        )
+        self._reboot: asyncio.TimerHandle | None = None
+        self._publishing: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Take up earlier jobs and begin to look at the host, without waiting for what is there."""
+        self._memory = await asyncio.to_thread(load_memory, self._memory_path)
+        self._situation = Situation(image=self._memory.image, available=self._memory.available)
+        await self._manager.start(on_event=self._on_job, settle=self._settle)
+        self._refresh()
+        self._publishing = asyncio.get_running_loop().create_task(self._publication.run())
+        self._watcher.start()
+
+    async def stop(self) -> None:
+        """Stop everything but the workers, which go on."""
+        await self._watcher.stop()
+        if self._reboot is not None:
+            self._reboot.cancel()
+        await self._manager.stop()
+        self._publication.close()
+        if self._publishing is not None:
+            await self._publishing
+
+    # What a front end sees
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._snapshot
+
+    def jobs(self) -> tuple[JobRecord, ...]:
+        """Running and lingering ones, by number."""
+        return self._manager.jobs()
+
+    def subscribe(self, observer: Callable[[Change], None]) -> Callable[[], None]:
+        """Call `observer` on the loop with every change from now on; returns what ends it."""
+        self._observers.append(observer)
+        return lambda: self._observers.remove(observer) if observer in self._observers else None
+
+    async def check(self, requester: Requester) -> JobRecord:
+        return await self._start_job(JobKind.CHECK, requester)
+
+    async def upgrade(
+        self, requester: Requester, *, download_only: bool = False, apply: bool = False
+    ) -> JobRecord:
+        return await self._start_job(JobKind.UPGRADE, requester, download_only=download_only, apply=apply)
+
+    async def switch(
+        self, requester: Requester, image: str, *, download_only: bool = False, apply: bool = False
+    ) -> JobRecord:
+        """Start to track another image. Raises InvalidImage before anything else."""
+        reference = str(parse_reference(image))
+        return await self._start_job(
+            JobKind.SWITCH, requester, image=reference, download_only=download_only, apply=apply
+        )
+
+    async def rollback(self, requester: Requester, *, apply: bool = False) -> JobRecord:
+        return await self._start_job(JobKind.ROLLBACK, requester, apply=apply)
+
+    async def apply(self, requester: Requester) -> JobRecord:
+        return await self._start_job(JobKind.APPLY, requester)
+
+    async def cancel(self, uuid: str) -> None:
+        await self._manager.cancel(uuid)
+
+    async def wait(self, uuid: str) -> JobRecord:
+        """Return an ended job; by then the snapshot shows what it did."""
+        return await self._manager.wait(uuid)
+
+    async def history(self, limit: int) -> list[JobRecord]:
+        return await self._manager.history(limit)
+
+    async def reload(self) -> None:
+        """Read the settings again and look at the host again. Raises InvalidConfig, old settings kept."""
+        try:
+            settings = await asyncio.to_thread(self._load)
+        except InvalidConfig as error:
+            log.warning(
+                "%s; the old configuration stays in force",
+                error.message,
+                extra=journal.fields(journal.Event.CONFIG_ERROR, path=error.fields.get("path", "")),
+            )
+            raise
+        self._settings = settings
+        self._watcher.move(settings.worker.sysroot)
+        self._refresh()
+        await self._watcher.look()
+
+    async def host_ready(self) -> None:
+        """Return once the host was looked at. Raises what went wrong if that failed."""
+        await self._watcher.ready()
+
+    # What the background loop uses
+
+    def plan(self, *, started: datetime, chance: float) -> Plan:
+        """Decide what to do unasked; arguments as in `bootcd.update.planner.Facts`."""
+        facts = Facts(
+            now=self._clock.now(),
+            started=started,
+            chance=chance,
+            job_active=self._running is not None,
+            host=self._snapshot.host,
+            attempts=self._memory.attempts,
+        )
+        return plan(self._situation, facts, self._settings.rules)
+
+    def announce(self, action: NextAction) -> None:
+        """Show what will be done unasked, and when."""
+        self._next_action = action
+        self._refresh()
+
+    async def perform(self, action: Action) -> JobRecord | None:
+        """Start what was planned and return the job once it is accepted.
+
+        A refusal counts like a job that failed, so that it is tried again later and not at once; then
+        the result is None. Raises Busy.
+        """
+        kind = JobKind.UPGRADE if action is Action.STAGE else JobKind.CHECK
+        try:
+            return await self._start_job(kind, _AGENT)
+        except Busy:
+            raise
+        except BootcdError as error:
+            log.warning("background %s was refused: %s", kind, error.message)
+            self._refused(kind, error)
+            return None
+
+    # The host
+
+    def _on_host(self, host: Host) -> None:
+        text = host.to_json()
+        fingerprint = _fingerprint(host.status)
+        if fingerprint != self._memory.fingerprint:
+            self._remember(generation=self._memory.generation + 1, fingerprint=fingerprint)
+            if self._snapshot.host_json:
+                log.info(
+                    "what is deployed on the host has changed",
+                    extra=journal.fields(journal.Event.HOST_CHANGED, generation=self._memory.generation),
+                )
+        self._step(observe(host))
+        self._publication.offer(self._runtime / "status.json", text.encode())
+        self._refresh(host=host, host_json=text)
+
+    async def _settle(self, _: JobRecord) -> None:
+        await self._watcher.look()
+
+    # Jobs
+
+    async def _start_job(
+        self,
+        kind: JobKind,
+        requester: Requester,
+        *,
+        image: str = "",
+        download_only: bool = False,
+        apply: bool = False,
+    ) -> JobRecord:
+        if not self._manager.busy:
+            advance(self._situation, machine.JobStarted(kind))  # for what it raises
+        request = JobRequest(
+            uuid=str(uuid4()),
+            kind=kind,
+            image=image,
+            download_only=download_only,
+            apply=apply,
+            settings=self._settings.worker,
+        )
+        return await self._manager.create(request, requester)
+
+    def _on_job(self, event: JobEvent) -> None:
+        """Follow a job with the machine, and pass the event on before the snapshot that shows it."""
+        match event:
+            case JobAdded(record) if not record.state.ended:
+                self._running = record
+                self._digest_at_start = self._situation.available.digest if self._situation.available else ""
+                self._step(machine.JobStarted(record.request.kind))
+            case JobChanged(record) if record.state.ended:
+                self._running = None
+                self._job_ended(record)
+            case JobChanged():
+                self._tell(event)
+                return
+            case _:
+                pass
+        self._tell(event)
+        self._refresh()
+
+    def _job_ended(self, record: JobRecord) -> None:
+        outcome = record.outcome or Outcome(state=record.state)
+        if record.state is JobState.DONE:
+            if record.request.kind is JobKind.CHECK and outcome.update is not None:
+                self._found(outcome.update)
+            elif record.request.kind in (JobKind.CHECK, JobKind.UPGRADE):
+                self._step(machine.UpdateAbsent())
+        if outcome.reboot:
+            self._step(machine.RebootRequested())
+            self._reboot = asyncio.get_running_loop().call_later(REBOOT_SECS, self._reboot_missed)
+        self._step(machine.JobEnded())
+        self._attempted(record, self._digest_at_start)
+
+    def _found(self, update: ImageUpdate) -> None:
+        known = self._situation.available
+        self._step(machine.UpdateFound(update))
+        if self._situation.available and (known is None or known.digest != update.digest):
+            log.info(
+                "an update is available: %s %s",
+                update.image,
+                update.version or update.digest,
+                extra=journal.fields(
+                    journal.Event.UPDATE_AVAILABLE,
+                    image=update.image,
+                    digest=update.digest,
+                    version=update.version,
+                ),
+            )
+
+    def _refused(self, kind: JobKind, error: BootcdError) -> None:
+        now = self._clock.now()
+        request = JobRequest(uuid=str(uuid4()), kind=kind)
+        outcome = Outcome(state=JobState.FAILED, error=error.info())
+        update = self._situation.available
+        record = JobRecord(
+            number=0,
+            request=request,
+            requester=_AGENT,
+            state=JobState.FAILED,
+            created=now,
+            finished=now,
+            outcome=outcome,
+        )
+        self._attempted(record, update.digest if update else "")
+        self._refresh()
+
+    def _attempted(self, record: JobRecord, digest: str) -> None:
+        attempts = self._memory.attempts.after(record, digest=digest)
+        asked_registry = attempts is not self._memory.attempts and attempts.last_check == record.finished
+        if asked_registry:
+            self._remember(last_check_result=self._check_result(record))
+        self._remember(attempts=attempts)
+
+    def _check_result(self, record: JobRecord) -> str:
+        if record.state is JobState.DONE:
+            return "available" if self._situation.available else "up-to-date"
+        error = record.outcome.error if record.outcome else None
+        return error.name if error else "Cancelled"
+
+    def _reboot_missed(self) -> None:
+        if not self._manager.busy:
+            log.warning("the host agreed to reboot and is still up")
+            self._step(machine.RebootMissed())
+            self._refresh()
+
+    # The snapshot
+
+    def _step(self, event: Event) -> None:
+        try:
+            self._situation = advance(self._situation, event)
+        except (BootcdError, IllegalTransition) as error:
+            # Two things happened at once, such as a reboot and the start of a job: the next look tells.
+            log.warning("an event out of turn, ignoring it: %s", error)
+        self._remember(image=self._situation.image, available=self._situation.available)
+
+    def _remember(self, **changes: object) -> None:
+        memory = self._memory.model_copy(update=changes)
+        if memory != self._memory:
+            self._memory = memory
+            self._publication.offer(self._memory_path, memory.to_json(), mode=0o600, durable=True)
+
+    def _refresh(self, **changes: object) -> None:
+        """Make the snapshot say what is so now, and tell it if it changed."""
+        old = self._snapshot
+        new = replace(old, **changes)  # type: ignore[arg-type]
+        new = replace(
+            new,
+            state=self._situation.state.value,
+            state_since=old.state_since if old.state == self._situation.state else self._clock.now(),
+            generation=self._memory.generation,
+            active_job=self._running.request.uuid if self._running else "",
+            reboot_required=_reboot_required(new.host.status),
+            last_check=self._memory.attempts.last_check,
+            last_check_result=self._memory.last_check_result,
+            available=self._situation.available,
+            mode=self._settings.rules.mode.value,
+            next_action=self._next_action,
+        )
+        if new == old:
+            return
+        self._snapshot = new
+        self._publication.offer(self._runtime / "service.json", render_service(new, self._running))
+        self._tell(SnapshotChanged(new))
+
+    def _tell(self, change: Change) -> None:
+        for observer in [*self._observers]:
+            try:
+                observer(change)
+            except Exception:
+                log.exception("an observer failed, proceeding")
+
+
+def _reboot_required(status: HostState) -> bool:
+    """Tell whether something other than what is booted comes at the next boot."""
+    if status.staged is not None and not status.staged.download_only:
+        return True
+    return status.rollback_queued
+
+
+def _fingerprint(status: HostState) -> str:
+    """Name what is deployed, in which roles, and what comes at the next boot."""
+    entries = (status.booted, status.staged, status.rollback, *status.other_deployments)
+    parts = [f"{entry.id},{entry.pinned:d},{entry.download_only:d}" if entry else "-" for entry in entries]
+    text = ";".join((*parts, f"{status.rollback_queued:d}"))
+    return hashlib.sha256(text.encode()).hexdigest()

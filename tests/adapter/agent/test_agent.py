@@ -1,0 +1,244 @@
+"""The background loop over the real service, in time the test decides."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from bootcd.agent.agent import Agent
+from bootcd.agent.service import Settings
+from bootcd.agent.snapshot import NextAction
+from bootcd.model.job import JobKind, JobState
+from bootcd.update.planner import Mode, Rules
+from tests.support.jobs import DONE, SOMEBODY, SetClock, WorkerScript
+from tests.support.service import STAGED, ServiceBench, host_of, show_host, update_to
+
+FOUND = ["outcome", {"state": "done", "update": update_to("b").model_dump(mode="json")}]
+FAILED = [
+    "outcome",
+    {
+        "state": "failed",
+        "error": {"name": "RegistryUnavailable", "message": "gone", "hint": "", "fields": {}},
+    },
+]
+TAKEN = [["host", json.loads(STAGED.to_json())], ["outcome", {"state": "done", "changed": True}]]
+
+
+class Time:
+    """A clock and the sleeps on it: time passes only as the test says, and then wakes who sleeps."""
+
+    def __init__(self) -> None:
+        self.clock = SetClock()
+        self._sleepers: dict[asyncio.Event, float] = {}
+        self._changed = asyncio.Event()
+
+    async def sleep(self, secs: float) -> None:
+        wake = asyncio.Event()
+        self._sleepers[wake] = secs
+        self._changed.set()
+        try:
+            await wake.wait()
+        finally:
+            del self._sleepers[wake]
+
+    async def sleeper(self, secs: float | None = None) -> None:
+        """Wait until somebody sleeps, and that long if it matters."""
+        while not (self._sleepers if secs is None else secs in self._sleepers.values()):
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def passes(self, **span: float) -> None:
+        """Let time pass for somebody who sleeps."""
+        await self.sleeper()
+        self.clock.move(**span)
+        for wake in self._sleepers:
+            wake.set()
+
+
+@asynccontextmanager
+async def agent_at_work(bench: ServiceBench, time: Time, chance: float = 0.5) -> AsyncIterator[None]:
+    agent = Agent(bench.service, clock=time.clock, chance=lambda: chance, sleep=time.sleep)
+    task = asyncio.ensure_future(agent.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled(), task.exception()
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+async def test_mode_off_does_nothing_and_says_so(tmp_path: Path, script: WorkerScript, time: Time) -> None:
+    async with ServiceBench(tmp_path, script, clock=time.clock) as bench, agent_at_work(bench, time):
+        await bench.shown(next_action=NextAction("", "background work is switched off", None), state="idle")
+        time.clock.move(days=30)
+        await bench.service.reload()
+    assert script.pids() == []
+
+
+async def test_first_check_waits_for_its_time_and_is_then_made(
+    tmp_path: Path, script: WorkerScript, time: Time
+) -> None:
+    script.steps(["ready"], FOUND)
+    bench = ServiceBench(tmp_path, script, clock=time.clock, mode=Mode.CHECK)
+    async with bench, agent_at_work(bench, time):
+        await bench.shown(state="idle")
+        due = time.clock.now() + timedelta(minutes=30)  # half of the hour in which first checks spread
+        await bench.shown(next_action=NextAction("check", "first check", due))
+        await time.passes(minutes=29)
+        assert script.pids() == []
+        await time.passes(minutes=2)
+        await bench.shown(state="available")
+        [record] = bench.service.jobs()
+        assert (record.request.kind, record.requester.name) == (JobKind.CHECK, "agent")
+        due = time.clock.now() + timedelta(hours=6)
+        await bench.shown(next_action=NextAction("check", "regular check", due))
+    assert len(script.pids()) == 1
+
+
+async def test_update_is_found_and_staged_with_nobody_asking(
+    tmp_path: Path, script: WorkerScript, time: Time
+) -> None:
+    script.steps(["ready"], FOUND)
+    bench = ServiceBench(tmp_path, script, clock=time.clock, mode=Mode.STAGE)
+    async with bench, agent_at_work(bench, time):
+        await bench.shown(state="idle")
+        await time.passes(hours=1)
+        await bench.shown(state="checking")
+        script.steps(["ready"], *TAKEN)  # for the next worker
+        await bench.shown(state="staged")
+        kinds = [record.request.kind for record in bench.service.jobs()]
+        assert kinds == [JobKind.CHECK, JobKind.UPGRADE]
+
+
+async def test_failed_check_is_tried_again_later_and_later(
+    tmp_path: Path, script: WorkerScript, time: Time
+) -> None:
+    script.steps(["ready"], FAILED)
+    bench = ServiceBench(tmp_path, script, clock=time.clock, mode=Mode.CHECK)
+    async with bench, agent_at_work(bench, time, chance=0.0):
+        await bench.shown(state="idle")
+        await time.passes(hours=1)
+        reasons = ("the last check failed", "the last 2 checks failed", "the last 3 checks failed")
+        for minutes, reason in zip((5, 10, 20), reasons, strict=True):
+            due = time.clock.now() + timedelta(minutes=minutes)
+            reason = (
+                "the last check failed" if minutes == 5 else f"the last {minutes // 10 + 1} checks failed"
+            )
+            await bench.shown(next_action=NextAction("check", reason, due))
+            await time.passes(minutes=minutes)
+        await bench.until(lambda change: getattr(change, "record", None) is not None)
+    assert len(script.pids()) >= 3
+
+
+async def test_refused_check_is_put_off_like_a_failed_one(
+    tmp_path: Path, script: WorkerScript, time: Time
+) -> None:
+    script.steps(FAILED)  # before it was ever ready
+    bench = ServiceBench(tmp_path, script, clock=time.clock, mode=Mode.CHECK)
+    async with bench, agent_at_work(bench, time, chance=0.0):
+        await bench.shown(state="idle")
+        await time.passes(hours=1)
+        due = time.clock.now() + timedelta(minutes=5)
+        await bench.shown(next_action=NextAction("check", "the last check failed", due))
+        assert bench.service.snapshot.last_check_result == "RegistryUnavailable"
+        assert bench.service.jobs() == ()
+    assert len(script.pids()) == 1
+
+
+async def test_agent_waits_for_the_job_of_somebody_else(
+    tmp_path: Path, script: WorkerScript, time: Time
+) -> None:
+    script.steps(["ready"], ["hold"], DONE)
+    bench = ServiceBench(tmp_path, script, clock=time.clock, mode=Mode.CHECK)
+    async with bench, agent_at_work(bench, time):
+        await bench.shown(state="idle")
+        record = await bench.service.upgrade(SOMEBODY)
+        await bench.shown(next_action=NextAction("", "a job is at work", None))
+        time.clock.move(hours=7)
+        script.release()
+        await bench.service.wait(record.request.uuid)
+        snapshot = await bench.shown(state="idle")
+        due = time.clock.now() + timedelta(hours=6)
+        await bench.shown(next_action=NextAction("check", "regular check", due))
+    assert snapshot.last_check_result == "up-to-date"
+    assert len(script.pids()) == 1
+
+
+async def test_busy_agent_tries_again_when_the_other_was_refused(
+    tmp_path: Path, script: WorkerScript, time: Time
+) -> None:
+    script.steps(["hold"], FAILED)
+    bench = ServiceBench(tmp_path, script, clock=time.clock, mode=Mode.CHECK)
+    async with bench, agent_at_work(bench, time):
+        await bench.shown(state="idle")
+        other = asyncio.ensure_future(bench.service.upgrade(SOMEBODY))
+        while not script.pids():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+        await time.passes(hours=1)  # the check is due, and the other is neither accepted nor refused
+        await time.sleeper(30.0)
+        script.steps(["ready"], DONE)
+        script.release()
+        await asyncio.wait([other])
+        await time.passes(seconds=30)
+        await bench.shown(last_check_result="up-to-date")
+    assert len(script.pids()) == 2
+
+
+async def test_new_settings_are_a_new_plan(tmp_path: Path, script: WorkerScript, time: Time) -> None:
+    async with ServiceBench(tmp_path, script, clock=time.clock) as bench, agent_at_work(bench, time):
+        await bench.shown(next_action=NextAction("", "background work is switched off", None))
+        rules = Rules(mode=Mode.CHECK, interval=timedelta(minutes=1), jitter=timedelta(0))
+        bench.settings = Settings(rules=rules, worker=bench.settings.worker)
+        await bench.service.reload()
+        due = time.clock.now() + timedelta(seconds=30)
+        await bench.shown(next_action=NextAction("check", "first check", due))
+
+
+async def test_host_that_is_no_image_host_is_left_alone(
+    tmp_path: Path, script: WorkerScript, time: Time
+) -> None:
+    show_host(script, host_of())
+    bench = ServiceBench(tmp_path, script, clock=time.clock, mode=Mode.STAGE)
+    async with bench, agent_at_work(bench, time):
+        reason = "the host was not booted from an image deployment"
+        await bench.shown(next_action=NextAction("", reason, None))
+        time.clock.move(days=1)
+        await bench.service.reload()
+    assert script.pids() == []
+
+
+async def test_cancelled_staging_is_not_started_again_at_once(
+    tmp_path: Path, script: WorkerScript, time: Time
+) -> None:
+    script.steps(["ready"], FOUND)
+    bench = ServiceBench(tmp_path, script, clock=time.clock, mode=Mode.STAGE)
+    async with bench, agent_at_work(bench, time):
+        await bench.shown(state="idle")
+        await time.passes(hours=1)
+        await bench.shown(state="checking")
+        script.steps(["ready"], ["hold"])
+        await bench.shown(state="upgrading")
+        uuid = bench.service.snapshot.active_job
+        await bench.service.cancel(uuid)
+        assert (await bench.service.wait(uuid)).state is JobState.CANCELLED
+        snapshot = await bench.shown(state="available")
+        await bench.shown(active_job="")
+        assert snapshot.available == update_to("b")
+        await bench.until(
+            lambda change: (
+                getattr(getattr(change, "snapshot", None), "next_action", NextAction()).reason
+                not in ("", "a job is at work")
+            )
+        )
+    assert len(script.pids()) == 2

@@ -1,0 +1,160 @@
+"""Tests of SystemdRunner that need a user manager; run by test_systemd_runner.py inside one."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bootcd.host import process
+from bootcd.jobs.manager import Limits
+from bootcd.jobs.records import JobStore
+from bootcd.jobs.runner import HandleRunner, SubprocessRunner, SystemdRunner
+from bootcd.model.errors import BackendFailed
+from bootcd.model.job import JobState, WorkerHandle
+from tests.support.jobs import DONE, SOMEBODY, JobBench, WorkerScript, eventually
+
+UNIT = "bootcd-job-{}.service"
+
+
+def runner_of(store: JobStore) -> HandleRunner:
+    units, processes = SystemdRunner("user"), SubprocessRunner(store.open_log)
+    return HandleRunner(units, units=units, processes=processes)
+
+
+def show(unit: str, *names: str) -> dict[str, str]:
+    options = [f"--property={name}" for name in names]
+    done = subprocess.run(
+        ["systemctl", "--user", "show", *options, unit], capture_output=True, text=True, check=True
+    )
+    return dict(line.split("=", 1) for line in done.stdout.splitlines())
+
+
+async def test_job_runs_in_a_unit_of_its_own(tmp_path: Path, script: WorkerScript) -> None:
+    script.steps(["ready"], ["hold"], DONE)
+    async with JobBench(tmp_path, runner=runner_of) as bench:
+        record = await bench.manager.create(script.request(), SOMEBODY)
+        unit = UNIT.format(record.request.uuid)
+        assert record.worker == WorkerHandle(unit=unit)
+        shown = show(unit, "MainPID", "KillMode", "Nice", "MemoryHigh", "TimeoutStopUSec", "Type")
+        assert shown == {
+            "MainPID": str(script.pids()[0]),
+            "KillMode": "mixed",
+            "Nice": "5",
+            "MemoryHigh": str(512 << 20),
+            "TimeoutStopUSec": "30s",
+            "Type": "exec",
+        }
+        script.release()
+        assert (await bench.manager.wait(record.request.uuid)).state is JobState.DONE
+        await eventually(lambda: show(unit, "LoadState")["LoadState"] == "not-found")
+
+
+async def test_unit_outlives_the_daemon_and_is_adopted(tmp_path: Path, script: WorkerScript) -> None:
+    script.steps(["ready"], ["hold"], ["progress", {"steps_done": 2}], ["hold"], DONE)
+    async with JobBench(tmp_path, runner=runner_of) as bench:
+        record = await bench.manager.create(script.request(), SOMEBODY)
+    async with JobBench(tmp_path, runner=runner_of) as bench:
+        assert bench.manager.jobs() == (record,)
+        script.release()
+        await bench.until(lambda event: event.record.progress.steps_done == 2)
+        script.release()
+        assert (await bench.manager.wait(record.request.uuid)).state is JobState.DONE
+
+
+async def test_unit_that_ended_without_a_daemon_ends_its_job_in_the_next(
+    tmp_path: Path, script: WorkerScript
+) -> None:
+    script.steps(["ready"], ["hold"], DONE)
+    async with JobBench(tmp_path, runner=runner_of) as bench:
+        record = await bench.manager.create(script.request(), SOMEBODY)
+        assert record.worker is not None
+        unit = record.worker.unit
+    script.release()
+    await eventually(lambda: show(unit, "LoadState")["LoadState"] == "not-found")
+    async with JobBench(tmp_path, runner=runner_of) as bench:
+        assert bench.record(record.request.uuid).state is JobState.DONE
+
+
+async def test_cancelled_unit_writes_its_outcome(tmp_path: Path, script: WorkerScript) -> None:
+    script.steps(["ready"], ["hold"])
+    async with JobBench(tmp_path, runner=runner_of) as bench:
+        record = await bench.manager.create(script.request(), SOMEBODY)
+        await bench.manager.cancel(record.request.uuid)
+        ended = await bench.manager.wait(record.request.uuid)
+        assert ended.state is JobState.CANCELLED
+        assert await asyncio.to_thread(bench.store.read_outcome, record.request.uuid) == ended.outcome
+
+
+async def test_deaf_unit_is_killed_with_its_children(tmp_path: Path, script: WorkerScript) -> None:
+    script.steps(["deaf"], ["child"], ["ready"], ["hold"])
+    async with JobBench(tmp_path, runner=runner_of, limits=Limits(cancel_secs=0.3)) as bench:
+        record = await bench.manager.create(script.request(), SOMEBODY)
+        await bench.manager.cancel(record.request.uuid)
+        assert (await bench.manager.wait(record.request.uuid)).state is JobState.CANCELLED
+        child = int((script.sysroot / "child").read_text())
+        await eventually(lambda: not Path(f"/proc/{child}").exists())
+
+
+async def test_killed_unit_is_interrupted_and_leaves_nothing_behind(
+    tmp_path: Path, script: WorkerScript
+) -> None:
+    script.steps(["child"], ["ready"], ["kill"])
+    async with JobBench(tmp_path, runner=runner_of) as bench:
+        record = await bench.manager.create(script.request(), SOMEBODY)
+        assert (await bench.manager.wait(record.request.uuid)).state is JobState.INTERRUPTED
+        unit = UNIT.format(record.request.uuid)
+        # Also failed units are gone, so that nothing piles up.
+        await eventually(lambda: show(unit, "LoadState")["LoadState"] == "not-found")
+        child = int((script.sysroot / "child").read_text())
+        await eventually(lambda: not Path(f"/proc/{child}").exists())
+
+
+async def test_job_of_the_other_runner_is_adopted_too(tmp_path: Path, script: WorkerScript) -> None:
+    script.steps(["ready"], ["hold"], DONE)
+    async with JobBench(tmp_path) as bench:
+        record = await bench.manager.create(script.request(), SOMEBODY)
+    async with JobBench(tmp_path, runner=runner_of) as bench:
+        assert bench.manager.busy
+        script.release()
+        assert (await bench.manager.wait(record.request.uuid)).state is JobState.DONE
+
+
+async def test_proxy_of_the_daemon_reaches_the_worker_and_no_command_line(
+    tmp_path: Path, script: WorkerScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://user:secret@proxy.example:3128")
+    script.steps(["ready"], ["hold"], DONE)
+    async with JobBench(tmp_path, runner=runner_of) as bench:
+        record = await bench.manager.create(script.request(), SOMEBODY)
+        proc = Path("/proc") / str(script.pids()[0])
+        assert b"https_proxy=http://user:secret@proxy.example:3128" in (proc / "environ").read_bytes()
+        assert b"secret" not in (proc / "cmdline").read_bytes()
+        script.release()
+        await bench.manager.wait(record.request.uuid)
+
+
+async def test_command_that_does_not_exist_is_a_typed_error_and_no_job() -> None:
+    async def journal(_: WorkerHandle) -> None:
+        return
+
+    with pytest.raises(BackendFailed, match="systemd-run failed"):
+        await SystemdRunner("user").start("00", ["/does/not/exist"], journal)
+
+
+async def test_signals_to_a_unit_that_is_gone_are_no_error() -> None:
+    runner, handle = SystemdRunner("user"), WorkerHandle(unit=UNIT.format("gone"))
+    assert not await runner.alive(handle)
+    await runner.terminate(handle)
+    await runner.kill(handle)
+    await runner.wait(handle)
+
+
+async def test_manager_that_does_not_answer_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/nowhere")
+    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nowhere/bus")
+    with pytest.raises(BackendFailed, match="systemctl failed"):
+        await SystemdRunner("user").alive(WorkerHandle(unit=UNIT.format("any")))
+    assert await process.run(["true"], deadline_secs=5, limit=100)
