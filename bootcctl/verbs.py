@@ -164,7 +164,7 @@ async def _history(client: Client, options: Namespace, terminal: Terminal) -> in
     entries = await client.history(options.limit)
     for entry in entries:
         entry["error-name"] = error_kind(entry["error-name"]) if entry.get("error-name") else ""
-    terminal.document({"history": entries})
+    terminal.document({"entries": entries})
     terminal.result(render_history(entries, None, terminal.style))
     return exitcodes.DONE
 

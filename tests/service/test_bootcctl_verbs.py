@@ -601,8 +601,8 @@ async def test_history_asks_for_as_many_entries_as_wanted(address: str, service:
     service.end(service.add(JobKind.CHECK))
     command = await run(address, "history", "--limit", "1", "--json")
     assert service.requests == [("history", {"limit": 1})]
-    assert [entry["kind"] for entry in json.loads(command.out)["history"]] == ["check"]
-    entries = json.loads((await run(address, "history", "--json")).out)["history"]
+    assert [entry["kind"] for entry in json.loads(command.out)["entries"]] == ["check"]
+    entries = json.loads((await run(address, "history", "--json")).out)["entries"]
     assert (entries[1]["error-name"], entries[1]["error-message"]) == ("NotFound", "no such tag")
     assert "no such tag" in (await run(address, "history")).out
 

@@ -61,7 +61,7 @@ async def test_sandboxed_daemon_looks_at_the_host_and_serves_everybody(
         over_the_bus = await ctl(machine, "--bus=unix:path=/run/dbus/system_bus_socket", "status", "--json")
         host = json.loads(over_the_bus)
         assert host["status"]["booted"]["ostree"]["checksum"], log.read_text()
-        assert json.loads(await ctl(machine, "history", "--json")) == {"history": []}
+        assert json.loads(await ctl(machine, "history", "--json")) == {"entries": []}
         await ctl(machine, "reload", user=0)
         assert await ctl(machine, "status", "--json") == over_the_bus
         assert "Booted " in await ctl(machine, "status")
