@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.support.host import PERSON, PYTHON, Host, new_host
+from tests.support.host import BOOTCCTL, PERSON, Host, new_host
 from tests.support.machine import REPOSITORY
 from tests.support.os_image import cached_os_images
 
@@ -32,7 +32,7 @@ async def run(host: Host, *arguments: str, user: int = 0) -> int:
     prompt = "$" if user else "#"
     print(f"{_DIM}{prompt} bootcctl {' '.join(arguments)}{_PLAIN}", flush=True)
     process = await host.machine.popen(
-        [PYTHON, "-m", "bootcctl", *arguments],
+        [BOOTCCTL, *arguments],
         user=user,
         env={"TERM": os.environ.get("TERM", "dumb"), "COLUMNS": str(shutil.get_terminal_size().columns)},
     )
@@ -41,11 +41,9 @@ async def run(host: Host, *arguments: str, user: int = 0) -> int:
 
 async def expect(code: int, host: Host, *arguments: str, user: int = 0) -> None:
     if (got := await run(host, *arguments, user=user)) != code:
-        raise RuntimeError(f"bootcctl {arguments[0]} ended with {got}, not {code}; the daemon's log: {log_tail(host)}")
-
-
-def log_tail(host: Host) -> str:
-    return host.log.read_text()[-3000:] if host.log.exists() else "(none)"
+        raise RuntimeError(
+            f"bootcctl {arguments[0]} ended with {got}, not {code}; the daemon's log: {log_tail(host)}"
+        )
 
 
 async def reboot(host: Host) -> None:
@@ -67,7 +65,9 @@ async def demo(directory: Path) -> None:
         say("An empty disk gets it: pulled, imported into an ostree system root, deployed")
         outcome = await host.deploy()
         assert outcome.update is not None
-        print(f"deployed {outcome.update.image}\n  {outcome.update.digest}, {outcome.bytes_fetched >> 20} MiB fetched")
+        print(
+            f"deployed {outcome.update.image}\n  {outcome.update.digest}, {outcome.bytes_fetched >> 20} MiB fetched"
+        )
 
         say("The host boots; an ordinary user asks for its status")
         await host.boot()
@@ -107,7 +107,10 @@ async def demo(directory: Path) -> None:
 
 def main() -> int:
     if os.geteuid() != 0:
-        print("demo: root is needed to make file systems with owners and namespaces: sudo make demo", file=sys.stderr)
+        print(
+            "demo: root is needed to make file systems with owners and namespaces: sudo make demo",
+            file=sys.stderr,
+        )
         return 1
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     directory = Path(tempfile.mkdtemp(prefix="bootcd-demo-"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from pathlib import Path
@@ -49,7 +48,7 @@ async def test_worker_killed_at_many_moments_leaves_a_sound_host(undeployed: Hos
         await process.wait()
         unfinished += not (job / "outcome.json").exists()
         assert booted.is_dir()
-        assert "no errors found" in await host.machine.ostree("fsck", "--quiet", f"--repo={host.machine.repo}") or True
+        await host.machine.ostree("fsck", "--quiet", f"--repo={host.machine.repo}")
         entries = host.machine.boot_entries()
         assert entries[0].deployment == booted
     assert unfinished >= POINTS // 2
@@ -64,7 +63,7 @@ async def test_worker_killed_at_many_moments_leaves_a_sound_host(undeployed: Hos
     await host.machine.ostree("fsck", f"--repo={host.machine.repo}")
     await host.machine.reboot()
     assert host.machine.booted_entry().deployment != booted
-    assert os.path.exists(host.machine.booted_entry().deployment / "usr/lib/os-release")
+    assert (host.machine.booted_entry().deployment / "usr/lib/os-release").exists()
 
 
 async def forget_update(host: Host) -> None:

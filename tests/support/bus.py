@@ -60,9 +60,10 @@ class PrivateBus:
             config.parent.mkdir()
             directories = ("/usr/share/dbus-1/system.d", "/etc/dbus-1/system.d")
             config.write_bytes(_bus_config(_SOCKET, included, directories))
-            daemon: asyncio.subprocess.Process | Process = await where.popen(
-                _command(Path("/run/dbus/bus.conf")), stdout=subprocess.PIPE
-            )
+            with (where.directory / "bus.log").open("ab") as log:
+                daemon: asyncio.subprocess.Process | Process = await where.popen(
+                    _command(Path("/run/dbus/bus.conf")), stdout=subprocess.PIPE, stderr=log.fileno()
+                )
         else:
             socket, config = where / "bus", where / "bus.conf"
             config.write_bytes(_bus_config(socket, included, ()))

@@ -166,7 +166,8 @@ class Peer:
                 await self._arrived.wait()
 
     def _on_message(self, message: Message) -> None:
-        if message.message_type is MessageType.SIGNAL:
+        # The bus greets with NameAcquired, before or after this handler was there.
+        if message.message_type is MessageType.SIGNAL and message.member != "NameAcquired":
             self.signals.append(message)
             self._arrived.set()
 
@@ -199,11 +200,12 @@ class UserProcess:
         signature: str = "",
         body: list[Any] | None = None,
         *,
+        destination: str = "org.bootcd1",
         interactive: bool = False,
     ) -> Answer:
         number = len(self._waiting)
         self._waiting[number] = asyncio.get_running_loop().create_future()
-        request = [number, path, interface, member, signature, body or [], interactive]
+        request = [number, path, interface, member, signature, body or [], destination, interactive]
         assert self.process.stdin is not None
         self.process.stdin.write(to_json(request))
         async with asyncio.timeout(30):
@@ -231,10 +233,13 @@ class UserProcess:
 
 
 @asynccontextmanager
-async def user(address: str, *, uid: int = NOBODY, agent: bool = False) -> AsyncIterator[UserProcess]:
-    """Run an unprivileged client; with `agent` it is its own authentication agent, which never answers."""
+async def user(
+    address: str, *, uid: int = NOBODY, agent_of: UserProcess | None = None
+) -> AsyncIterator[UserProcess]:
+    """Run an unprivileged client, or an authentication agent that tells of prompts and answers none."""
+    served = agent_of.process.pid if agent_of else 0
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.support.bus_user", address, str(uid), "agent" if agent else "-"),
+        *(sys.executable, "-m", "tests.support.bus_user", address, str(uid), str(served)),
         cwd=REPOSITORY,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

@@ -1,7 +1,8 @@
 """An unprivileged client of the bus: reads calls as JSON lines, prints answers as JSON lines.
 
-Run as `python -m tests.support.bus_user ADDRESS UID agent|-`. It starts as root, so that it can
-read the code wherever it lies, and drops to the user before it connects.
+Run as `python -m tests.support.bus_user ADDRESS UID PID`. It starts as root, so that it can read the
+code wherever it lies, and drops to the user before it connects. With a PID other than 0 it is the
+authentication agent of that process of the same user.
 """
 
 from __future__ import annotations
@@ -25,17 +26,19 @@ def tell(number: int, error: str, body: list[Any]) -> None:
 
 
 async def answer(peer: Peer, request: list[Any]) -> None:
-    number, path, interface, member, signature, body, interactive = request
+    number, path, interface, member, signature, body, destination, interactive = request
     try:
-        reply = await peer.call(path, interface, member, signature, body, interactive=interactive)
+        reply = await peer.call(
+            path, interface, member, signature, body, destination=destination, interactive=interactive
+        )
     except Exception as error:  # the test sees what went wrong here as an error it did not expect
         tell(number, f"client.{type(error).__name__}", [str(error)])
     else:
         tell(number, reply.error, reply.body)
 
 
-async def register_agent(peer: Peer) -> None:
-    """Become the authentication agent of this process: tell of prompts and never answer them."""
+async def register_agent(peer: Peer, pid: int) -> None:
+    """Become the authentication agent of a process: tell of prompts and never answer them."""
 
     def on_message(message: Message) -> bool:
         if message.message_type is not MessageType.METHOD_CALL or message.path != AGENT_PATH:
@@ -46,11 +49,11 @@ async def register_agent(peer: Peer) -> None:
         return True
 
     peer.bus.add_message_handler(on_message)
-    start_time = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    start_time = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     subject = [
         "unix-process",
         {
-            "pid": Variant("u", os.getpid()),
+            "pid": Variant("u", pid),
             "start-time": Variant("t", start_time),
             "uid": Variant("i", os.getuid()),
         },
@@ -66,13 +69,13 @@ async def register_agent(peer: Peer) -> None:
     assert not reply.error, f"{reply.error}: {reply.body}"
 
 
-async def main(address: str, uid: int, agent: bool) -> None:
+async def main(address: str, uid: int, served: int) -> None:
     os.setgroups([])
     os.setgid(uid)
     os.setuid(uid)
     async with connected(address) as peer:
-        if agent:
-            await register_agent(peer)
+        if served:
+            await register_agent(peer, served)
         tell(-1, "ready", [])
         loop, tasks = asyncio.get_running_loop(), set()
         while line := await loop.run_in_executor(None, sys.stdin.buffer.readline):
@@ -80,4 +83,4 @@ async def main(address: str, uid: int, agent: bool) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "agent"))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

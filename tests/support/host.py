@@ -24,6 +24,7 @@ from tests.support.os_image import OsImages, cached_os_images
 from tests.support.registry import Registry
 
 PYTHON = Path(sys.executable)
+BOOTCCTL = PYTHON.with_name("bootcctl")
 REPOSITORY_NAME = "example/os"
 PERSON = 65534
 "An unprivileged user the test system knows: nobody."
@@ -106,8 +107,15 @@ class Host:
         self, *arguments: str, user: int = 0, timeout: float = 120, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run bootcctl on the host."""
-        command: Sequence[str | Path] = [PYTHON, "-m", "bootcctl", *arguments]
+        command: Sequence[str | Path] = [BOOTCCTL, *arguments]
         return await self.machine.run(command, user=user, timeout=timeout, check=check)
+
+    async def history(self) -> list[dict[str, Any]]:
+        """Return the ended jobs, newest first."""
+        return list(json.loads((await self.ctl("history", "--json")).stdout)["entries"])
+
+    async def jobs(self) -> list[dict[str, Any]]:
+        return list(json.loads((await self.ctl("jobs", "--json")).stdout)["jobs"])
 
     async def status(self, user: int = PERSON) -> dict[str, Any]:
         """Return the status part of the host document, as an ordinary user gets it."""
@@ -132,15 +140,15 @@ async def new_host(directory: Path, images: OsImages | None = None) -> AsyncGene
 
 
 async def install(target: Path) -> None:
-    """Install the data files a distribution would have in /usr; the programs run from the checkout."""
+    """Install what a distribution would have in /usr."""
     process = await asyncio.create_subprocess_exec(
-        *("make", "--quiet", "-C", str(REPOSITORY), "install-data", f"DESTDIR={target}"),
+        *("make", "--quiet", "-C", str(REPOSITORY), "install", f"DESTDIR={target}"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
     output, _ = await process.communicate()
     if process.returncode:
-        raise RuntimeError(f"make install-data failed:\n{output.decode()}")
+        raise RuntimeError(f"make install failed:\n{output.decode()}")
 
 
 async def run_worker(

@@ -116,13 +116,15 @@ class ScriptedService:
 
     # What the test does
 
-    def add(self, kind: JobKind = JobKind.UPGRADE, *, uid: int = 0, **request: Any) -> JobRecord:
+    def add(
+        self, kind: JobKind = JobKind.UPGRADE, *, requester: Requester | None = None, **request: Any
+    ) -> JobRecord:
         """Accept a job."""
         number = len(self._jobs) + 1
         record = JobRecord(
             number=number,
             request=JobRequest(uuid=str(UUID(int=number)), kind=kind, **request),
-            requester=Requester(uid=uid, pid=1, name="test"),
+            requester=requester or Requester(),
             created=START,
         )
         self._jobs[record.request.uuid] = record
@@ -150,7 +152,7 @@ class ScriptedService:
     def _start(self, kind: JobKind, requester: Requester, **request: Any) -> JobRecord:
         self._note(kind.value, request)
         self.requesters.append(requester)
-        return self.add(kind, uid=requester.uid, **request)
+        return self.add(kind, requester=requester, **request)
 
     def _replace(self, record: JobRecord, eta_secs: float, **fields: Any) -> None:
         changed = record.model_copy(update=fields)
