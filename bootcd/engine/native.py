@@ -7,6 +7,7 @@ can be killed and run again; the booted and the rollback deployment are never to
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 from collections.abc import AsyncGenerator, Callable
@@ -21,13 +22,24 @@ from bootcd.host.clock import Clock
 from bootcd.host.files import read_bounded
 from bootcd.model.errors import (
     BackendFailed,
+    Busy,
+    InvalidArguments,
     InvalidManifest,
     SignatureRejected,
     Unsupported,
     WrongState,
 )
 from bootcd.model.host import Host
-from bootcd.model.job import ImageUpdate, JobKind, JobRequest, JobState, Outcome, Phase, Progress, WorkerSettings
+from bootcd.model.job import (
+    ImageUpdate,
+    JobKind,
+    JobRequest,
+    JobState,
+    Outcome,
+    Phase,
+    Progress,
+    WorkerSettings,
+)
 from bootcd.oci.manifest import Descriptor, host_architecture, parse_timestamp
 from bootcd.oci.reference import ImageReference, parse_reference
 from bootcd.oci.trust import accepts_unsigned
@@ -46,6 +58,8 @@ from bootcd.ostreefmt.metadata import cached_update_metadata, parse_merge_metada
 from bootcd.ostreefmt.origin import REGISTRY, SignaturePolicy, TrackedImage
 from bootcd.registry.client import RegistryClient, ResolvedImage
 from bootcd.registry.credentials import load_credentials
+
+log = logging.getLogger(__name__)
 
 POLICY_FILE = "etc/containers/policy.json"
 _POLICY_LIMIT = 1 << 20
@@ -70,6 +84,8 @@ class NativeEngine:
         return read_host(self._sysroot)
 
     def prepare(self, request: JobRequest) -> None:
+        if request.apply and request.download_only:
+            raise InvalidArguments("what is only downloaded cannot be applied at once")
         sysroot = self._sysroot
         if self._root == Path("/"):
             sysroot.require_booted()
@@ -81,8 +97,7 @@ class NativeEngine:
                 self._reference(sysroot.tracked_image())
             case JobKind.SWITCH:
                 sysroot.require_writable()
-                if sysroot.booted is not None and sysroot.origin(sysroot.booted).incompatible:
-                    sysroot.tracked_image()
+                sysroot.require_unmodified()
                 self._reference(self._switch_target(request))
             case JobKind.ROLLBACK:
                 sysroot.require_writable()
@@ -93,7 +108,9 @@ class NativeEngine:
 
     async def run(self, request: JobRequest, report: Report) -> Outcome:
         outcome = await self._work(request, report)
-        if request.kind is JobKind.APPLY or (request.apply and outcome.changed):
+        # What an upgrade or a switch leaves staged is what was asked for, be it staged from before.
+        staged = request.kind is not JobKind.ROLLBACK and self._sysroot.staged is not None
+        if request.kind is JobKind.APPLY or (request.apply and (outcome.changed or staged)):
             report(Progress(phase=Phase.REBOOT, cancellable=False))
             await self._reboot()
             outcome = outcome.model_copy(update={"reboot": True})
@@ -131,16 +148,17 @@ class NativeEngine:
 
     def _digests_here(self) -> set[str]:
         """Digests by which the newest deployment's image goes in the registry."""
-        newest = self._sysroot.staged or self._sysroot.require_booted()
-        metadata = self._sysroot.repository.commit_metadata(newest.get_csum())
-        known = parse_merge_metadata(metadata)
-        return {known.manifest_digest, metadata.get(INDEX_DIGEST_KEY, "")} - {""} if known else set()
+        newest = self._sysroot.newest
+        digest = self._digest(newest)
+        metadata = self._sysroot.repository.commit_metadata(newest.get_csum()) if digest else {}
+        return {digest, metadata.get(INDEX_DIGEST_KEY, "")} - {""}
 
     def _note_update(self, image: Image) -> None:
-        """Leave the finding where bootc looks for it: with the commit the image ref points to."""
-        newest = self._sysroot.staged or self._sysroot.booted
+        """Leave the finding where bootc looks for it: with the commit of the newest deployment."""
+        newest = self._sysroot.newest
         entries = cached_update_metadata(image.digest, image.manifest_json, image.config_json)
         self._sysroot.repository.update_detached_metadata(newest.get_csum(), entries)
+        self._sysroot.tell_watchers()
 
     # upgrade and switch
 
@@ -163,11 +181,12 @@ class NativeEngine:
         reference = self._reference(tracked)
         async with self._registry() as registry:
             resolved = await self._resolve(registry, reference)
-            newest = self._sysroot.staged or self._sysroot.booted
-            if newest is not None:
-                same_image = self._sysroot.origin(newest).image == tracked
-                if same_image and self._digest(newest) == resolved.digest:
-                    return Outcome(state=JobState.DONE)
+            newest = self._sysroot.newest
+            same = newest is not None and self._sysroot.image(newest) == tracked
+            if same and self._digest(newest) == resolved.digest:
+                if self._sysroot.staged is not None:
+                    return await self._relock(request, tracked, resolved, report)
+                return Outcome(state=JobState.DONE)
             return await self._take(request, registry, tracked, reference, resolved, report)
 
     async def _relock(
@@ -193,6 +212,7 @@ class NativeEngine:
         image = _image(tracked, resolved)
         check_bootable(image)
         async with self._lock():
+            self._require_unchanged(request, tracked)
             repository = self._sysroot.repository
             update = self._describe(tracked, image)
             importer = Importer(
@@ -214,6 +234,12 @@ class NativeEngine:
             report(done.model_copy(update={"phase": Phase.CLEANUP, "cancellable": False}))
             await asyncio.to_thread(self._clean_up)
         return Outcome(state=JobState.DONE, changed=True, update=update, bytes_fetched=result.bytes_fetched)
+
+    def _require_unchanged(self, request: JobRequest, tracked: TrackedImage) -> None:
+        """Refuse to replace what another program staged since the job looked."""
+        self._sysroot.require_unmodified()
+        if request.kind is JobKind.UPGRADE and self._sysroot.tracked_image() != tracked:
+            raise Busy("another program has made this host track another image meanwhile", hint="try again")
 
     def _clean_up(self) -> None:
         drop_unused_refs(self._sysroot)
@@ -310,8 +336,12 @@ class NativeEngine:
         return await registry.resolve(reference, architecture=architecture, variant=variant)
 
     def _digest(self, deployment: Any) -> str:
-        metadata = self._sysroot.repository.commit_metadata(deployment.get_csum())
-        known = parse_merge_metadata(metadata)
+        """Return the digest of a deployment's image, empty if it has none that can be read."""
+        try:
+            known = parse_merge_metadata(self._sysroot.repository.commit_metadata(deployment.get_csum()))
+        except BackendFailed as error:
+            log.warning("deployment %s: %s", deployment.get_csum(), error.message)
+            return ""
         return known.manifest_digest if known else ""
 
     def _describe(self, tracked: TrackedImage, image: Image) -> ImageUpdate:

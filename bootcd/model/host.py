@@ -90,6 +90,9 @@ class HostState(_Document):
 
 class Metadata(_Document):
     name: str = "host"
+    annotations: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    namespace: str | None = None
 
 
 class Host(_Document):
@@ -106,7 +109,7 @@ class Host(_Document):
         return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-_OMITTED_WHEN_EMPTY = ("otherDeployments", "signature")
+_OMITTED_WHEN_EMPTY = ("otherDeployments", "signature", "annotations", "labels", "namespace")
 
 
 def _drop_absent(node: Any) -> None:

@@ -6,6 +6,9 @@ after a change, never between.
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +22,23 @@ from bootcd.model.host import (
     OstreeStatus,
     UsrOverlay,
 )
-from bootcd.oci.manifest import parse_config
+from bootcd.oci.manifest import host_architecture, parse_config
 from bootcd.ostree.libostree import GLib, OSTree, has
 from bootcd.ostree.sysroot import Sysroot, device_is_read_only
 from bootcd.ostreefmt.metadata import ImageMetadata, parse_cached_update, parse_merge_metadata
 from bootcd.ostreefmt.origin import TrackedImage
 
+log = logging.getLogger(__name__)
+
+_NO_CONFIG = "null"
+"What early versions of ostree-ext wrote for an image's config; the image is of the host's architecture then."
+
 
 def read_host(sysroot: Sysroot) -> Host:
-    """Describe the host. A system root that is not booted is described as an empty host."""
+    """Describe the host. A system root that is not booted is described as an empty host.
+
+    What cannot be understood of one deployment is left out and hides neither it nor the others.
+    """
     booted = sysroot.booted
     if booted is None:
         return Host()
@@ -61,14 +72,14 @@ def read_host(sysroot: Sysroot) -> Host:
 
 
 def _entry(sysroot: Sysroot, deployment: Any) -> BootEntry:
-    origin = sysroot.origin(deployment)
+    incompatible = sysroot.is_modified(deployment)
     image = cached = None
-    if origin.image is not None and not origin.incompatible:
-        image, cached = _images(sysroot, deployment.get_csum(), origin.image)
+    if not incompatible and (tracked := sysroot.image(deployment)) is not None:
+        image, cached = _images(sysroot, deployment.get_csum(), tracked)
     return BootEntry(
         image=image,
         cached_update=cached,
-        incompatible=origin.incompatible,
+        incompatible=incompatible,
         pinned=deployment.is_pinned(),
         soft_reboot_capable=_can_soft_reboot(sysroot, deployment),
         download_only=deployment.is_staged() and sysroot.is_staged_locked(),
@@ -84,22 +95,25 @@ def _images(
     sysroot: Sysroot, commit: str, tracked: TrackedImage
 ) -> tuple[ImageStatus | None, ImageStatus | None]:
     repository = sysroot.repository
-    try:
-        here = parse_merge_metadata(repository.commit_metadata(commit))
-        cached = parse_cached_update(repository.detached_metadata(commit))
-    except BootcdError:
-        # One unreadable deployment must not hide the others.
+    here = _image(tracked, lambda: parse_merge_metadata(repository.commit_metadata(commit)))
+    if here is None:
         return None, None
-    return (
-        _image(tracked, here) if here else None,
-        _image(tracked, cached) if cached else None,
-    )
+    return here, _image(tracked, lambda: parse_cached_update(repository.detached_metadata(commit)))
 
 
-def _image(tracked: TrackedImage, metadata: ImageMetadata) -> ImageStatus | None:
+def _image(tracked: TrackedImage, read: Callable[[], ImageMetadata | None]) -> ImageStatus | None:
     try:
+        metadata = read()
+        if metadata is None:
+            return None
+        if metadata.config_json == _NO_CONFIG:
+            architecture, _ = host_architecture(os.uname().machine)
+            return ImageStatus(
+                image=tracked.status, image_digest=metadata.manifest_digest, architecture=architecture
+            )
         config = parse_config(metadata.config_json.encode())
-    except BootcdError:
+    except BootcdError as error:
+        log.warning("image %s: %s", tracked.name, error.message)
         return None
     return ImageStatus(
         image=tracked.status,

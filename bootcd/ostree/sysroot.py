@@ -7,15 +7,19 @@ garbage, what other programs are told.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bootcd.host.files import read_bounded, write_atomic
 from bootcd.model.errors import (
+    BootcdError,
     Busy,
     LocalModifications,
     NotBootcSystem,
@@ -24,14 +28,21 @@ from bootcd.model.errors import (
 )
 from bootcd.ostree.libostree import Gio, GLib, OSTree, has, host_errors
 from bootcd.ostree.repository import Repository
-from bootcd.ostreefmt.origin import Origin, TrackedImage, parse_origin
+from bootcd.ostreefmt.metadata import MANIFEST_DIGEST
+from bootcd.ostreefmt.origin import LOCAL_CHANGE_GROUPS, Origin, TrackedImage, parse_origin
+
+log = logging.getLogger(__name__)
 
 LOCK_WAIT_SECS = 5.0
 _LOCK_POLL_SECS = 0.25
 _LEGACY_LOCK = "run/ostree/staged-deployment-locked"
+_DEPLOYMENTS = "ostree/deploy"
 _REBOOT_REQUIRED = "run/reboot-required"
+_NOTICE_LIMIT = 64 << 10
+_NOTICE_PREFIX = "bootc: "
 _BOOTC_ROOT = "sysroot/ostree/bootc"
-_KARG = re.compile(r'(?:"[^"]*"|[^\s"])+')
+# A quote that is never closed reaches to the end, as the kernel has it.
+_KARG = re.compile(r'(?:"[^"]*(?:"|$)|[^\s"])+')
 
 
 class Sysroot:
@@ -102,7 +113,16 @@ class Sysroot:
 
     @property
     def staged(self) -> Any:
-        return self.sysroot.get_staged_deployment()
+        """The staged deployment of the booted state root, or None; another root's does not replace ours."""
+        staged, booted = self.sysroot.get_staged_deployment(), self.booted
+        if staged is None or booted is None or staged.get_osname() != booted.get_osname():
+            return None
+        return staged
+
+    @property
+    def newest(self) -> Any:
+        """What the next upgrade starts from: the staged deployment, else the booted one, else None."""
+        return self.staged or self.booted
 
     def require_booted(self) -> Any:
         """Return the booted deployment.
@@ -118,23 +138,46 @@ class Sysroot:
         return booted
 
     def origin(self, deployment: Any) -> Origin:
+        """Return a deployment's origin; for errors see `parse_origin`."""
         keyfile = deployment.get_origin()
         return parse_origin(keyfile.to_data()[0]) if keyfile is not None else Origin()
 
-    def tracked_image(self) -> TrackedImage:
-        """Return the image the next upgrade pulls: the staged deployment's, else the booted one's.
+    def image(self, deployment: Any) -> TrackedImage | None:
+        """Return the image a deployment tracks, None also where its origin cannot be understood."""
+        try:
+            return self.origin(deployment).image
+        except BootcdError as error:
+            log.warning("deployment %s: %s", deployment.get_csum(), error.message)
+            return None
+
+    def is_modified(self, deployment: Any) -> bool:
+        """Whether packages were layered or overridden in a deployment, whatever else its origin says."""
+        keyfile = deployment.get_origin()
+        return keyfile is not None and not LOCAL_CHANGE_GROUPS.isdisjoint(keyfile.get_groups()[0])
+
+    def require_unmodified(self) -> None:
+        """Refuse where the next deployment would lose what was changed in the newest one.
 
         Raises:
-            LocalModifications: packages were layered or overridden, an upgrade would lose them.
-            WrongState: the host was not deployed from an image.
+            LocalModifications: packages were layered or overridden.
         """
-        deployment = self.staged or self.require_booted()
-        origin = self.origin(deployment)
-        if origin.incompatible:
+        if self.newest is not None and self.is_modified(self.newest):
             raise LocalModifications(
                 "this host has layered packages or overrides, which an image update would lose",
                 hint="remove them with rpm-ostree reset, or keep updating with rpm-ostree",
             )
+
+    def tracked_image(self) -> TrackedImage:
+        """Return the image the next upgrade pulls: the newest deployment's.
+
+        Raises:
+            LocalModifications: packages were layered or overridden, an upgrade would lose them.
+            WrongState: the host was not deployed from an image.
+            NotBootcSystem: this system was not booted from a deployment.
+        """
+        self.require_booted()
+        self.require_unmodified()
+        origin = self.origin(self.newest)
         if origin.image is None:
             raise WrongState(
                 "this host was not deployed from a container image", hint="use: bootcctl switch IMAGE"
@@ -156,12 +199,12 @@ class Sysroot:
         return bool(target and target.get_index() < booted.get_index())
 
     def is_staged_locked(self) -> bool:
-        """Whether a reboot would leave the staged deployment unapplied (download-only)."""
-        staged = self.staged
+        """Whether a reboot would leave what is staged unapplied (download-only)."""
+        staged = self.sysroot.get_staged_deployment()
         if staged is None:
             return False
-        if has(staged, "is_finalization_locked"):
-            return bool(staged.is_finalization_locked())
+        if has(staged, "is_finalization_locked") and staged.is_finalization_locked():
+            return True
         return (self.path / _LEGACY_LOCK).exists()
 
     def require_writable(self) -> None:
@@ -183,18 +226,24 @@ class Sysroot:
             return
         stateroot = booted.get_osname()
         merge = self.sysroot.get_merge_deployment(stateroot)
+        was_locked = self.is_staged_locked()
         with host_errors("stage the deployment", path=str(self.path)):
-            self._set_legacy_lock(locked)
-            self.sysroot.stage_tree(stateroot, commit, origin, merge, _kernel_arguments(merge), None)
+            # Locked first and unlocked last: killed in between, nothing is applied that should not be.
+            if locked:
+                self._set_legacy_lock(True)
+            try:
+                self.sysroot.stage_tree(stateroot, commit, origin, merge, kernel_arguments(merge), None)
+            except GLib.Error:
+                self._set_legacy_lock(was_locked)
+                raise
         self.reload()
-        if locked != self.is_staged_locked():
-            self.set_staged_lock(locked)
+        self.set_staged_lock(locked)
         self._announce()
 
     def _deploy(self, commit: str, origin: Any) -> None:
         stateroot = self._single_stateroot()
         merge = self.sysroot.get_merge_deployment(stateroot)
-        arguments = _kernel_arguments(merge) if merge is not None else ["rw"]
+        arguments = kernel_arguments(merge) if merge is not None else ["rw"]
         with host_errors("deploy the image", path=str(self.path)):
             _, deployment = self.sysroot.deploy_tree(stateroot, commit, origin, merge, arguments, None)
             flags = OSTree.SysrootSimpleWriteDeploymentFlags.NO_CLEAN
@@ -213,25 +262,32 @@ class Sysroot:
         Raises:
             WrongState: nothing is staged.
         """
-        staged = self.staged
-        if staged is None:
+        if self.staged is None:
             raise WrongState("nothing is staged")
-        if self.is_staged_locked() == locked:
-            return
         with host_errors("change the staged deployment", path=str(self.path)):
             if has(self.sysroot, "change_finalization"):
-                self.sysroot.change_finalization(staged)
-            else:
-                self._set_legacy_lock(locked)
+                # It toggles what was loaded, which may be old: neither it nor others who call it set the
+                # time that tells load() of a change.
+                self._mark_changed()
+                self.reload()
+                if bool(self.staged.is_finalization_locked()) != locked:
+                    self.sysroot.change_finalization(self.staged)
+                    self._mark_changed()
+            self._set_legacy_lock(locked)
         self.reload()
 
+    def _mark_changed(self) -> None:
+        now = time.time_ns()
+        os.utime(self.path / _DEPLOYMENTS, ns=(now, now))
+
     def _set_legacy_lock(self, locked: bool) -> None:
+        """Set the lock every libostree obeys, the newer ones beside their own."""
         path = self.path / _LEGACY_LOCK
-        if not locked:
-            path.unlink(missing_ok=True)
-        elif not has(self.sysroot, "change_finalization"):
+        if locked:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o640)
+        else:
+            path.unlink(missing_ok=True)
 
     def rollback(self) -> None:
         """Swap the boot order of booted and rollback; a staged deployment is dropped by it.
@@ -247,8 +303,8 @@ class Sysroot:
             d for d in self.deployments if not d.is_staged() and not d.equal(booted) and not d.equal(target)
         ]
         with host_errors("change the boot order", path=str(self.path)):
-            self._set_legacy_lock(False)
             self.sysroot.write_deployments([*pair, *others], None)
+            self._set_legacy_lock(False)
         self.reload()
         self._announce()
 
@@ -257,34 +313,80 @@ class Sysroot:
         with host_errors("clean up the system root", path=str(self.path)):
             self.sysroot.cleanup(None)
 
-    def _announce(self) -> None:
-        """Tell other programs: kured reads the one, users of bootc watch the other."""
+    def tell_watchers(self) -> None:
+        """Set the time of bootc's directory, by which its users notice changes; bootc makes it."""
         root = self.path / _BOOTC_ROOT
-        with host_errors("announce the change"):
+        try:
             if root.is_dir():
                 os.utime(root)
-            notice = self.path / _REBOOT_REQUIRED
-            first = self.deployments[0]
-            if first.equal(self.booted):
-                notice.unlink(missing_ok=True)
-            elif notice.parent.is_dir():
-                digest = self.repository.commit_metadata(first.get_csum()).get("ostree.manifest-digest", "")
-                notice.write_text(f"bootc: Reboot required for image: {digest}\n")
+        except OSError as error:
+            # What was done is done, whoever gets to know.
+            log.warning("the time of %s cannot be set: %s", root, error.strerror)
+
+    def _announce(self) -> None:
+        """Tell other programs of a new boot order: users of bootc, and those who reboot hosts (kured)."""
+        self.tell_watchers()
+        notice = self.path / _REBOOT_REQUIRED
+        first = self.deployments[0]
+        try:
+            if not first.equal(self.booted):
+                if notice.parent.is_dir():
+                    text = f"{_NOTICE_PREFIX}Reboot required for image: {self._label(first)}\n"
+                    write_atomic(notice, text.encode(), mode=0o644, durable=False)
+            # A package manager's notice is not ours to take back.
+            elif read_bounded(notice, _NOTICE_LIMIT).startswith(_NOTICE_PREFIX.encode()):
+                notice.unlink()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            log.warning("%s cannot be written: %s", notice, error.strerror)
+
+    def _label(self, deployment: Any) -> str:
+        commit = str(deployment.get_csum())
+        try:
+            return self.repository.commit_metadata(commit).get(MANIFEST_DIGEST, commit)
+        except BootcdError:
+            return commit
 
 
 def device_is_read_only(path: Path) -> bool:
     """Whether the block device below is read-only; a read-only mount says nothing, libostree remounts."""
-    device = path.stat().st_dev
-    flag = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/ro")
     try:
+        device = path.stat().st_dev
+        if os.major(device) == 0:
+            # A device of the file system's own making, as of btrfs; the mount names the real one.
+            source = Path(mount_source(Path("/proc/self/mountinfo").read_text(), path.resolve())).stat()
+            if not stat.S_ISBLK(source.st_mode):
+                return False
+            device = source.st_rdev
+        flag = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/ro")
         return flag.read_text().strip() == "1"
     except OSError:
         return False
 
 
-def _kernel_arguments(deployment: Any) -> list[str]:
+def mount_source(mountinfo: str, path: Path) -> str:
+    """Return what is mounted where an absolute path lies, by the text of proc_pid_mountinfo(5)."""
+    best, source = -1, ""
+    for line in mountinfo.splitlines():
+        mount, _, device = line.partition(" - ")
+        point = Path(_unescape_mount(mount.split(" ")[4]))
+        if path.is_relative_to(point) and len(point.parts) >= best:
+            best, source = len(point.parts), _unescape_mount(device.split(" ")[1])
+    return source
+
+
+def _unescape_mount(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def kernel_arguments(deployment: Any) -> list[str]:
     """Return a deployment's kernel arguments, without the one libostree sets itself."""
-    options = deployment.get_bootconfig().get("options") or ""
+    return split_kernel_arguments(deployment.get_bootconfig().get("options") or "")
+
+
+def split_kernel_arguments(options: str) -> list[str]:
+    """Split at spaces that are not quoted, in order and with every repetition; `ostree=` is left out."""
     return [argument for argument in _KARG.findall(options) if not argument.startswith("ostree=")]
 
 

@@ -48,13 +48,15 @@ def _check(node: Any, schema: Mapping[str, Any], root: Mapping[str, Any], where:
             case "minimum" | "maximum":
                 if _is(node, "integer") and (node < wanted if keyword == "minimum" else node > wanted):
                     yield f"{where}: {node} is beyond {keyword} {wanted}"
+            case "required" | "properties" | "additionalProperties" if not isinstance(node, dict):
+                pass  # they speak of objects alone
             case "required":
                 yield from (f"{where}: {name} is missing" for name in wanted if name not in node)
             case "items":
-                for index, item in enumerate(node):
+                for index, item in enumerate(node if isinstance(node, list) else ()):
                     yield from _check(item, wanted, root, f"{where}[{index}]")
             case "properties":
-                for name in wanted.keys() & node.keys() if isinstance(node, dict) else ():
+                for name in wanted.keys() & node.keys():
                     yield from _check(node[name], wanted[name], root, f"{where}.{name}")
             case "additionalProperties":
                 for name in node.keys() - schema.get("properties", {}).keys():
