@@ -112,6 +112,7 @@ async def test_every_member_called_by_a_user_answers_and_changes_nothing(
 ) -> None:
     record = service.add()
     service.end(record, done())  # so that Wait does not wait
+    for path, interface, method in (parameter.values for parameter in members()):
         answer = await nobody.call(
             path, interface.name, method.name, method.signature, arguments(path, method)
         )

@@ -20,7 +20,9 @@ SIGNALS = 20_000
 
 async def open_connection(bus: PrivateBus, on_drained: object = None) -> Connection:
     return await Connection.open(
-        bus.address, on_message=lambda _: False, on_drained=on_drained or (lambda: None)  # type: ignore[arg-type]
+        bus.address,
+        on_message=lambda _: False,
+        on_drained=on_drained or (lambda: None),  # type: ignore[arg-type]
     )
 
 
@@ -103,7 +105,9 @@ async def test_call_answered_with_error_raises_its_name(bus: PrivateBus) -> None
 
 
 @pytest.mark.parametrize(
-    "address", ["unix:path=/nonexistent/bus", "nonsense", "unix:"], ids=["nobody-there", "no-address", "no-path"]
+    "address",
+    ["unix:path=/nonexistent/bus", "nonsense", "unix:"],
+    ids=["nobody-there", "no-address", "no-path"],
 )
 async def test_open_bad_address_raises_backend_failed(address: str) -> None:
     with pytest.raises(BackendFailed, match="the message bus cannot be reached"):
