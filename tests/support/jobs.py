@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -52,7 +53,12 @@ class WorkerScript:
         self.steps(["ready"], DONE)
 
     def close(self) -> None:
+        """End the workers a failed test left holding."""
         os.close(self._gate)
+        for pid in self.pids():
+            command = Path(f"/proc/{pid}/cmdline")
+            if command.exists() and os.fsencode(self.sysroot.parent) in command.read_bytes():
+                os.kill(pid, signal.SIGKILL)
 
     def steps(self, *steps: list[Any]) -> None:
         (self.sysroot / "script.json").write_text(json.dumps(steps))
