@@ -14,28 +14,36 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
+import stat
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from bootcd.model.errors import NotBootable, Unsupported
+from bootcd.model.errors import BootcdError, InvalidManifest, NotBootable, Unsupported
 from bootcd.oci.manifest import Descriptor, ImageConfig, ImageManifest
 from bootcd.ostree.layer import ImportedLayer, import_layer
 from bootcd.ostree.libostree import host_errors
 from bootcd.ostree.repository import Repository, Transaction
-from bootcd.ostree.store import ObjectStore, publish, require_space
+from bootcd.ostree.store import ObjectStore, require_space
 from bootcd.ostree.stream import BytePipe, cancelled
 from bootcd.ostree.tree import DEFAULT_META, Directory, merge, read_tree, write_tree
 from bootcd.ostreefmt.metadata import layer_commit_metadata, merge_commit_metadata
 from bootcd.ostreefmt.objects import dirmeta
 from bootcd.ostreefmt.refs import blob_ref, image_ref
 
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
 CHECKPOINT_BYTES = 256 << 20
 "Compressed bytes of finished layers after which they are published."
+CHECKPOINT_LAYERS = 32
+"Or their number: each holds descriptors until then."
 
 _EMPTIED_BY_HOST = ("usr/etc/hostname", "usr/etc/resolv.conf")
 "Container builds leave them empty; an empty one would keep the host from making its own."
@@ -139,14 +147,11 @@ class Importer:
             try:
                 await fetch.run(missing, open_blob, self._parallel)
                 progress.merging = True
-                commit = await asyncio.to_thread(self._merge, image, fetch)
-                transaction.set_ref(image_ref(image.reference), commit)
-                await fetch.publish()
+                commit = await _to_its_end(self._merge, image, fetch)
+                await fetch.finish({image_ref(image.reference): commit})
             except BaseException:
-                fetch.discard()
-                await asyncio.to_thread(transaction.abort)
+                await _to_its_end(fetch.abandon)
                 raise
-            await asyncio.to_thread(transaction.commit)
         return ImportResult(commit, progress.bytes_done, fetch.dropped)
 
     def _merge(self, image: Image, fetch: _Fetch) -> str:
@@ -164,7 +169,7 @@ class Importer:
             raise NotBootable(f"{image.reference} has no layers")
         for path in _EMPTIED_BY_HOST:
             checksum = merged.file(path)
-            if checksum is not None and fetch.file_size(checksum) == 0:
+            if checksum is not None and fetch.is_empty_file(checksum):
                 merged.remove(path)
         _check_tree(image, merged)
         with host_errors("write the image's tree", path=str(repository.path)):
@@ -205,6 +210,8 @@ class _Fetch:
         self._threads = threads
         self._finished: list[ObjectStore] = []
         self._finished_bytes = 0
+        self._refs: dict[str, str] = {}
+        "Refs to what is in the stores above: they must not be set before these are published."
         self._commits: dict[str, str] = {}
         self._publishing = asyncio.Lock()
         self.trees: dict[str, Directory] = {}
@@ -213,8 +220,7 @@ class _Fetch:
     async def run(self, layers: list[Descriptor], open_blob: OpenBlob, parallel: int) -> None:
         # The largest first, so that no long one is left alone at the end.
         waiting = sorted(layers, key=lambda layer: layer.size)
-        digests = [layer.digest for layer in self._image.manifest.layers]
-        diff_ids = dict(zip(digests, self._image.config.diff_ids, strict=True))
+        diff_ids = _diff_ids(self._image)
 
         async def work() -> None:
             while waiting:
@@ -249,7 +255,15 @@ class _Fetch:
                 )
                 return imported, self._write_layer_commit(imported, store)
 
-        writer = loop.run_in_executor(self._threads, write)
+        def write_or_abort() -> tuple[ImportedLayer, str]:
+            try:
+                return write()
+            except BaseException as error:
+                # Else the network side would wait for room that nobody makes.
+                pipe.abort(error)
+                raise
+
+        writer = loop.run_in_executor(self._threads, write_or_abort)
         fetched = 0
         try:
             async with aclosing(open_blob(layer)) as chunks:
@@ -272,12 +286,10 @@ class _Fetch:
         self.dropped.update(imported.dropped)
         self._finished.append(store)
         self._commits[layer.digest] = commit
-        self._transaction.set_ref(blob_ref(layer.digest), commit)
+        self._refs[blob_ref(layer.digest)] = commit
         self._progress.layers_done += 1
         self._finished_bytes += layer.size
-        if self._finished_bytes >= CHECKPOINT_BYTES and self._repository.stages_objects:
-            await self.publish()
-            await asyncio.to_thread(self._transaction.checkpoint)
+        await self._checkpoint()
 
     def _write_layer_commit(self, layer: ImportedLayer, store: ObjectStore) -> str:
         return self._repository.write_commit(
@@ -295,26 +307,64 @@ class _Fetch:
         self._finished.append(store)
         return store
 
-    async def publish(self) -> None:
+    async def _checkpoint(self) -> None:
+        """Publish finished layers if there are enough of them."""
         async with self._publishing:
-            stores, self._finished = self._finished, []
-            self._finished_bytes = 0
-            with host_errors("publish the image", path=str(self._repository.path)):
-                await asyncio.to_thread(publish, stores)
+            enough = self._finished_bytes >= CHECKPOINT_BYTES or len(self._finished) >= CHECKPOINT_LAYERS
+            # libostree's transaction holds all layers alike, finished or not.
+            if enough and self._repository.stages_objects:
+                await _to_its_end(self._transaction.checkpoint, *self._take_finished())
 
-    def discard(self) -> None:
+    async def finish(self, refs: dict[str, str]) -> None:
+        """Publish what is left, and refs to it."""
+        async with self._publishing:
+            self._refs |= refs
+            await _to_its_end(self._transaction.finish, *self._take_finished())
+
+    def _take_finished(self) -> tuple[list[ObjectStore], dict[str, str]]:
+        taken = self._finished, self._refs
+        self._finished, self._refs, self._finished_bytes = [], {}, 0
+        return taken
+
+    def abandon(self) -> None:
+        """Forget what is not published. No thread may be at work any more. Blocks."""
         for store in self._finished:
             store.discard()
+        try:
+            self._transaction.abort()
+        except BootcdError as error:
+            # What made the import end is what the caller has to know.
+            log.warning("%s", error.message)
 
     def commit_of(self, layer: str) -> str:
         return self._commits.get(layer) or self._repository.resolve(blob_ref(layer)) or ""
 
-    def file_size(self, checksum: bytes) -> int:
-        """Return the size of a file, published or not."""
+    def is_empty_file(self, checksum: bytes) -> bool:
+        """Whether it is a regular file of size 0, published or not."""
         for store in self._finished:
             if path := store.find(checksum, "file"):
-                return path.lstat().st_size
-        return self._repository.file_size(checksum)
+                status = path.lstat()
+                return stat.S_ISREG(status.st_mode) and status.st_size == 0
+        return self._repository.is_empty_file(checksum)
+
+
+def _diff_ids(image: Image) -> dict[str, str]:
+    """Return the digest of each layer's archive by that of its blob."""
+    found: dict[str, str] = {}
+    for layer, diff_id in zip(image.manifest.layers, image.config.diff_ids, strict=True):
+        if found.setdefault(layer.digest, diff_id) != diff_id:
+            raise InvalidManifest(f"layer {layer.digest} has two different diff_ids in the image config")
+    return found
+
+
+async def _to_its_end(action: Callable[..., T], *arguments: Any) -> T:
+    """Run in a thread; a cancellation takes effect when the thread is done, never beside it."""
+    thread = asyncio.get_running_loop().run_in_executor(None, action, *arguments)
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await _settled(thread)
+        raise
 
 
 async def _settled(future: asyncio.Future[Any]) -> None:

@@ -7,13 +7,15 @@ what the other left.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+import weakref
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bootcd.model.errors import BackendFailed
 from bootcd.ostree.libostree import Gio, GLib, OSTree, host_errors
-from bootcd.ostree.store import LibostreeStore, ObjectStore, StagedStore, remove_stale_stages
+from bootcd.ostree.store import LibostreeStore, ObjectStore, StagedStore, publish, remove_stale_stages
 
 _IMPLIED_KEY = "bootcd.implied-directories"
 _DEFAULT_RESERVE_PERCENT = 3
@@ -28,6 +30,7 @@ class Repository:
         self.path = Path(repo.get_path().get_path())
         self.stages_objects = repo.get_mode() == OSTree.RepoMode.BARE and not _wants_verity(repo)
         "Objects can be written beside the repository and moved in when they are verified."
+        self._objects_fd: int | None = None
 
     @classmethod
     def open(cls, path: Path) -> Repository:
@@ -127,7 +130,7 @@ class Repository:
                 [],
                 "",
                 "",
-                int.from_bytes(timestamp.to_bytes(8, "big"), "little"),
+                int.from_bytes(timestamp.to_bytes(8, "big"), sys.byteorder),
                 contents,
                 meta,
             ),
@@ -138,11 +141,11 @@ class Repository:
         text = checksum.hex()
         return self.path / "objects" / text[:2] / f"{text[2:]}.{kind}"
 
-    def file_size(self, checksum: bytes) -> int:
-        """Return a file's size; one written in an open transaction counts as here."""
+    def is_empty_file(self, checksum: bytes) -> bool:
+        """Whether it is a regular file of size 0; one written in an open transaction counts as here."""
         with host_errors("read a file from the repository"):
             _, _, info, _ = self.repo.load_file(checksum.hex(), None)
-        return int(info.get_size())
+        return bool(info.get_file_type() == Gio.FileType.REGULAR and info.get_size() == 0)
 
     # writing
 
@@ -169,15 +172,23 @@ class Repository:
         """Return the fastest writer that is right for this repository."""
         if self.stages_objects:
             with host_errors("write to the ostree repository", path=str(self.path)):
-                return StagedStore(self.path, reserve_bytes=self.reserve_bytes())
+                return StagedStore(self.path, self._objects(), reserve_bytes=self.reserve_bytes())
         return LibostreeStore(self.repo)
 
+    def _objects(self) -> int:
+        if self._objects_fd is None:
+            self._objects_fd = os.open(self.path / "objects", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, self._objects_fd)
+        return self._objects_fd
+
     def begin(self) -> Transaction:
-        """Open a transaction: the repository is held against pruning until it ends."""
-        remove_stale_stages(self.path)
+        """Open a transaction: the repository is held against pruning until it ends.
+
+        Its methods are for one thread at a time.
+        """
         with host_errors("start a transaction in the ostree repository", path=str(self.path)):
-            self.repo.prepare_transaction(None)
-        return Transaction(self.repo)
+            remove_stale_stages(self.path)
+            return Transaction(self.repo)
 
 
 class Transaction:
@@ -185,23 +196,54 @@ class Transaction:
 
     def __init__(self, repo: Any) -> None:
         self._repo = repo
+        self._holds = False
+        # A lock of our own beside the transaction's, which is let go at each checkpoint: an object that was
+        # here when a layer asked for it must still be here when the layer is published.
+        repo.lock_push(OSTree.RepoLockType.SHARED, None)
+        self._holds = True
+        try:
+            repo.prepare_transaction(None)
+        except BaseException:
+            self._release()
+            raise
 
-    def set_ref(self, ref: str, checksum: str) -> None:
-        self._repo.transaction_set_ref(None, ref, checksum)
+    def checkpoint(self, stores: Sequence[ObjectStore], refs: Mapping[str, str]) -> None:
+        """Publish objects, then refs to them, and go on."""
+        self._publish(stores, refs)
+        with host_errors("start a transaction in the ostree repository"):
+            self._repo.prepare_transaction(None)
+
+    def finish(self, stores: Sequence[ObjectStore], refs: Mapping[str, str]) -> None:
+        """Publish objects, then refs to them, and end."""
+        self._publish(stores, refs)
+        self._release()
+
+    def _publish(self, stores: Sequence[ObjectStore], refs: Mapping[str, str]) -> None:
+        with host_errors("write to the ostree repository", path=self._repo.get_path().get_path()):
+            publish(stores)
+            for ref, checksum in refs.items():
+                self._repo.transaction_set_ref(None, ref, checksum)
+        self.commit()
 
     def commit(self) -> None:
-        with host_errors("commit the transaction"):
+        with host_errors("commit the transaction", path=self._repo.get_path().get_path()):
             self._repo.commit_transaction(None)
 
     def abort(self) -> None:
-        with host_errors("abort the transaction"):
-            self._repo.abort_transaction(None)
+        """Drop what was not committed; nothing if the transaction has ended."""
+        if not self._holds:
+            return
+        try:
+            with host_errors("abort the transaction"):
+                self._repo.abort_transaction(None)
+        finally:
+            self._release()
 
-    def checkpoint(self) -> None:
-        """Commit, and go on in a new transaction."""
-        self.commit()
-        with host_errors("start a transaction in the ostree repository"):
-            self._repo.prepare_transaction(None)
+    def _release(self) -> None:
+        if self._holds:
+            self._holds = False
+            with host_errors("unlock the ostree repository"):
+                self._repo.lock_pop(OSTree.RepoLockType.SHARED, None)
 
 
 def _wants_verity(repo: Any) -> bool:

@@ -5,9 +5,9 @@ everything they came from was verified. `publish` is that move, with the disk fl
 crash at any moment leaves either no object or a whole one:
 
     <repo>/tmp/bootcd-stage-<random>/        mode 0700, held by flock while in use
-        .lock
-        xx/<62 hex>.file|.dirtree|.dirmeta|.commit
-        part-<n>                             a large file being written
+        content/xx/<62 hex>.file|.dirtree|.dirmeta
+        content/commits/<64 hex>.commit      moved last: a commit never lacks what it names
+        content/part-<n>                     a large file being written
 
 `StagedStore` writes object files itself, which is two to three times faster than libostree's calls
 on distributions whose libostree hashes without OpenSSL. `LibostreeStore` goes through libostree
@@ -24,12 +24,13 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from bootcd.model.errors import OutOfSpace
+from bootcd.model.errors import InvalidLayer, OutOfSpace
 from bootcd.ostree.libostree import GLib, OSTree, host_errors
 from bootcd.ostreefmt.objects import file_header
 
@@ -38,6 +39,9 @@ SMALL_FILE_BYTES = 1 << 20
 
 _STAGE_PREFIX = "bootcd-stage-"
 _SPACE_CHECK_BYTES = 64 << 20
+_COMMITS = "commits"
+_FAR_FUTURE = (1 << 31) - 1
+_REFUSED_XATTR = (errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL, errno.ENODATA, errno.ERANGE, errno.E2BIG)
 
 Xattrs = Sequence[tuple[bytes, bytes]]
 
@@ -75,25 +79,36 @@ class ObjectStore(Protocol):
 
 
 def publish(stores: Sequence[ObjectStore]) -> None:
-    """Make everything written to the stores part of the repository, durably.
+    """Make everything written to the stores part of the repository, durably; in their order.
 
-    The content is on the disk before the first name, and all names before this returns.
+    The content is on the disk before the first name, and all names before this returns. If it fails,
+    what was not published is forgotten.
     """
-    for store in stores[:1]:
-        store.flush()
-    for store in stores:
-        store.move()
-    for store in stores[:1]:
-        store.flush()
+    try:
+        for store in stores[:1]:
+            store.flush()
+        for store in stores:
+            store.move()
+        for store in stores[:1]:
+            store.flush()
+    except BaseException:
+        for store in stores:
+            store.discard()
+        raise
 
 
 class StagedStore:
-    """Writes object files of a bare repository into a staging directory."""
+    """Writes object files of a bare repository into a staging directory.
 
-    def __init__(self, repo_path: Path, *, reserve_bytes: int) -> None:
+    Args:
+        objects: descriptor of the repository's `objects`, opened before the first write of all stores that
+            are published together: only then does its syncfs(2) report every write that failed.
+    """
+
+    def __init__(self, repo_path: Path, objects: int, *, reserve_bytes: int) -> None:
         self._repo_path = repo_path
         self._reserve = reserve_bytes
-        self._objects = os.open(repo_path / "objects", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._objects = objects
         self._stage: _Stage | None = None
         self._mutex = threading.Lock()
         self._parts = 0
@@ -111,7 +126,7 @@ class StagedStore:
             checksum = digest.digest()
             name = _object_name(checksum, "file")
             if not self._is_known(name):
-                self._create(name, uid, gid, mode, xattrs, content)
+                self._create(name[:2], name, uid, gid, mode, xattrs, content)
             return checksum
         return self._write_large(header, uid, gid, mode, xattrs, chunks)
 
@@ -136,12 +151,13 @@ class StagedStore:
         if self._is_known(name):
             os.unlink(part, dir_fd=stage.fd)
         else:
-            stage.make_prefix(name)
+            stage.make_directory(name[:2])
             os.rename(part, name, src_dir_fd=stage.fd, dst_dir_fd=stage.fd)
         return checksum
 
     def _create(
         self,
+        directory: str,
         name: str,
         uid: int,
         gid: int,
@@ -150,7 +166,7 @@ class StagedStore:
         content: bytes | bytearray | memoryview,
     ) -> None:
         stage = self._current_stage()
-        stage.make_prefix(name)
+        stage.make_directory(directory)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
             fd = os.open(name, flags, 0o600, dir_fd=stage.fd)
@@ -168,28 +184,30 @@ class StagedStore:
         name = _object_name(checksum, "file")
         if not self._is_known(name):
             stage = self._current_stage()
-            stage.make_prefix(name)
+            stage.make_directory(name[:2])
             try:
                 os.symlink(target, name, dir_fd=stage.fd)
             except FileExistsError:
                 return checksum
             os.chown(name, uid, gid, dir_fd=stage.fd, follow_symlinks=False)
-            for key, value in xattrs:
-                path = f"/proc/self/fd/{stage.fd}/{name}"
-                os.setxattr(path, key, value, follow_symlinks=False)
+            if xattrs:
+                _set_xattrs(f"/proc/self/fd/{stage.fd}/{name}", xattrs)
         return checksum
 
     def write_metadata(self, kind: str, data: bytes) -> bytes:
         checksum = hashlib.sha256(data).digest()
         name = _object_name(checksum, kind)
         if not self._is_known(name):
-            self._create(name, 0, 0, 0o644, (), data)
+            directory = name[:2]
+            if kind == "commit":
+                directory, name = _COMMITS, f"{_COMMITS}/{checksum.hex()}.commit"
+            self._create(directory, name, 0, 0, 0o644, (), data)
         return checksum
 
     def find(self, checksum: bytes, kind: str) -> Path | None:
         if self._stage is None:
             return None
-        path = self._stage.path / _object_name(checksum, kind)
+        path = self._stage.content / _object_name(checksum, kind)
         return path if path.is_symlink() or path.exists() else None
 
     def flush(self) -> None:
@@ -204,8 +222,10 @@ class StagedStore:
         if stage is None:
             return
         try:
-            for prefix in sorted(stage.prefixes):
+            for prefix in sorted(stage.directories - {_COMMITS}):
                 self._move_prefix(stage, prefix)
+            if _COMMITS in stage.directories:
+                self._move_commits(stage)
         finally:
             stage.remove()
 
@@ -225,6 +245,18 @@ class StagedStore:
             finally:
                 os.close(source)
                 os.close(target)
+
+    def _move_commits(self, stage: _Stage) -> None:
+        source = os.open(_COMMITS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=stage.fd)
+        try:
+            for name in os.listdir(source):  # noqa: PTH208  # by descriptor
+                try:
+                    os.mkdir(name[:2], 0o755, dir_fd=self._objects)
+                except FileExistsError:
+                    pass
+                os.rename(name, f"{name[:2]}/{name[2:]}", src_dir_fd=source, dst_dir_fd=self._objects)
+        finally:
+            os.close(source)
 
     def discard(self) -> None:
         with self._mutex:
@@ -304,24 +336,35 @@ class _Stage:
     """One staging directory, held by a lock so that nobody takes it for a stale one."""
 
     def __init__(self, repo_path: Path) -> None:
-        self.path = repo_path / "tmp" / f"{_STAGE_PREFIX}{secrets.token_hex(8)}"
-        self.path.mkdir(mode=0o700)
-        self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self.prefixes: set[str] = set()
+        self._path = repo_path / "tmp" / f"{_STAGE_PREFIX}{secrets.token_hex(8)}"
+        self._path.mkdir(mode=0o700)
+        self._lock = self.fd = -1
+        try:
+            self._lock = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.content = self._path / "content"
+            self.content.mkdir(mode=0o700)
+            self.fd = os.open(self.content, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            # libostree removes what looks a day old, as this would once a clock that was wrong is set.
+            os.utime(self._lock, (_FAR_FUTURE, _FAR_FUTURE))
+        except BaseException:
+            self.remove()
+            raise
+        self.directories: set[str] = set()
 
-    def make_prefix(self, name: str) -> None:
-        prefix = name[:2]
-        if prefix not in self.prefixes:
+    def make_directory(self, name: str) -> None:
+        if name not in self.directories:
             try:
-                os.mkdir(prefix, 0o700, dir_fd=self.fd)
+                os.mkdir(name, 0o700, dir_fd=self.fd)
             except FileExistsError:
                 pass  # another thread was first
-            self.prefixes.add(prefix)
+            self.directories.add(name)
 
     def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self.fd)
+        shutil.rmtree(self._path, ignore_errors=True)
+        for descriptor in (self.fd, self._lock):
+            if descriptor >= 0:
+                os.close(descriptor)
 
 
 def remove_stale_stages(repo_path: Path) -> None:
@@ -343,8 +386,8 @@ def remove_stale_stages(repo_path: Path) -> None:
 
 def require_space(path: Path, needed_bytes: int, reserve_bytes: int) -> None:
     """Raise `OutOfSpace` unless `needed_bytes` can be written and the reserve stays free."""
-    stat = os.statvfs(path)
-    available = max(0, stat.f_bavail * stat.f_frsize - reserve_bytes)
+    disk = os.statvfs(path)
+    available = max(0, disk.f_bavail * disk.f_frsize - reserve_bytes)
     if needed_bytes > available:
         raise OutOfSpace(
             f"{needed_bytes - available} more bytes are needed on the disk of {path}",
@@ -370,9 +413,29 @@ def _set_attributes(fd: int, uid: int, gid: int, mode: int, xattrs: Xattrs) -> N
     if uid or gid:
         os.fchown(fd, uid, gid)
     os.fchmod(fd, mode)
-    for key, value in xattrs:
-        os.setxattr(fd, key, value)
+    if xattrs:
+        _set_xattrs(fd, xattrs)
+        if stat.S_IMODE(os.fstat(fd).st_mode) != mode:
+            raise InvalidLayer(f"the layer has a file whose extended attributes contradict its mode {mode:o}")
     os.utime(fd, ns=(0, 0))
+
+
+def _set_xattrs(target: int | str, xattrs: Xattrs) -> None:
+    """Set attributes and make sure that they are what was asked for: the kernel rewrites some of them."""
+    follow = isinstance(target, int)
+    for key, value in xattrs:
+        try:
+            os.setxattr(target, key, value, follow_symlinks=follow)
+            kept = os.getxattr(target, key, follow_symlinks=follow)
+        except OSError as error:
+            if error.errno not in _REFUSED_XATTR:
+                raise
+            kept = None
+        if kept != value:
+            name = ascii(key.decode(errors="replace"))
+            raise InvalidLayer(
+                f"the layer has an extended attribute {name} that the disk cannot hold as it is"
+            )
 
 
 def _variant(xattrs: Xattrs) -> Any:

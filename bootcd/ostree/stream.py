@@ -45,16 +45,21 @@ class BytePipe(io.RawIOBase):
 
     async def feed(self, chunk: bytes) -> bool:
         """Add a chunk, waiting while the pipe is full. False: nobody reads any more."""
-        await self._room.wait()
-        with self._condition:
-            if self._error is not None:
-                return False
-            self._chunks.append(memoryview(chunk))
-            self._size += len(chunk)
-            if self._size >= self._limit:
-                self._room.clear()
-            self._condition.notify()
-        return True
+        while True:
+            await self._room.wait()
+            with self._condition:
+                if self._error is not None:
+                    return False
+                # Set once for each read, so it may tell of room that has been used up since.
+                if self._size >= self._limit:
+                    self._room.clear()
+                    continue
+                self._chunks.append(memoryview(chunk))
+                self._size += len(chunk)
+                if self._size >= self._limit:
+                    self._room.clear()
+                self._condition.notify()
+            return True
 
     def end(self) -> None:
         """Say that all bytes were fed and are as they should be."""

@@ -17,6 +17,9 @@ from bootcd.ostreefmt.paths import Delete, Marker, whiteout_target
 MAX_DEPTH = 255
 "Deeper trees cannot be walked by tools that use one descriptor a level."
 
+MAX_IMPLIED = 100_000
+"Directories of one layer that only paths tell of: a short entry could make hundreds of them."
+
 DEFAULT_META = DirMeta(0, 0, 0o040755, ())
 "Of directories an archive implies and does not list."
 
@@ -71,6 +74,7 @@ class TreeBuilder:
         self._metas: dict[DirMeta, bytes] = {}
         self.root = Directory(self._meta(DEFAULT_META), implied=True)
         self._last_parent = ("", self.root)
+        self._implied = 0
 
     def _meta(self, value: DirMeta) -> bytes:
         checksum = self._metas.get(value)
@@ -91,6 +95,9 @@ class TreeBuilder:
             child = node.dirs.get(part)
             if child is None:
                 node.files.pop(part, None)
+                self._implied += 1
+                if self._implied > MAX_IMPLIED:
+                    raise InvalidLayer(f"the layer has more than {MAX_IMPLIED} directories it does not list")
                 child = node.dirs[part] = Directory(self._meta(DEFAULT_META), implied=True)
             node = child
         self._last_parent = (parent, node)
