@@ -64,6 +64,7 @@ def main() -> int:
         print("bench: root is needed to make file systems and namespaces: sudo make bench", file=sys.stderr)
         return 1
     reason = enter_namespace()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also when started in the background
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     directory = Path(tempfile.mkdtemp(prefix="bootcd-bench-"))
     try:

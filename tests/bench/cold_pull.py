@@ -107,7 +107,7 @@ class ColdPull:
 
     async def _floor(self, disk: Path) -> None:
         log = self._work / "floor"
-        command = [PYTHON, "-m", "tests.bench.floor", self._plan, disk]
+        command: list[str | Path] = [PYTHON, "-m", "tests.bench.floor", self._plan, disk]
         self.comparison.add(FLOOR, await measure(command, log))
         for part, secs in json.loads(log.read_text()).items():
             self._spent.setdefault(part, []).append(secs)

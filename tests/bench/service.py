@@ -104,7 +104,8 @@ async def _status_latency(host: Host) -> AsyncGenerator[Latencies, None]:
         if ready.strip() != b"ready":
             raise RuntimeError("the client of the bus did not get a status")
         yield found
-        output, _ = await process.communicate()
+        async with asyncio.timeout(_SETTLE_SECS):
+            output, _ = await process.communicate(b"")
         found += json.loads(output)
     finally:
         process.kill()
