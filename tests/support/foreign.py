@@ -6,11 +6,12 @@ them is tested against the formats and not against our own writing.
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from tests.support.machine import KARGS, REPOSITORY, STATEROOT, Machine, minimal_tree
+from tests.support.machine import KARGS, STATEROOT, Machine
 from tests.support.oci_image import Entry, Image, Layer, directory, file, make_image, make_layer, symlink
 
 PYTHON = sys.executable
@@ -104,7 +105,9 @@ async def refs(machine: Machine) -> set[str]:
 async def note_update(machine: Machine, commit: str, entries: Mapping[str, str]) -> None:
     """Write a commit's detached metadata."""
     pairs = [word for pair in entries.items() for word in pair]
-    await machine.run([PYTHON, "-c", _DETACH, str(machine.repo), commit, *pairs]) if machine.running else None
+    command = [PYTHON, "-c", _DETACH, str(machine.repo), commit, *pairs]
+    process = await asyncio.create_subprocess_exec(*command)
+    assert await process.wait() == 0
 
 
 async def deploy(
