@@ -6,8 +6,6 @@ finds out which those are.
 
 from __future__ import annotations
 
-from typing import Any
-
 from bootcd.model.errors import InvalidConfig
 from bootcd.oci.reference import ImageReference
 from bootcd.oci.strictjson import parse_object
@@ -24,10 +22,14 @@ def accepts_unsigned(policy: bytes, reference: ImageReference) -> bool:
     """
     try:
         document = parse_object(policy, what="the policy", limit_bytes=len(policy), error=InvalidConfig)
-        default = document["default"]
-        scopes = document.get("transports", {}).get("docker", {})
-        requirements = next((scopes[s] for s in _scopes(reference) if s in scopes), default)
-        kinds = [requirement["type"] for requirement in requirements]
+        # A member of a wrong name may have been meant to forbid.
+        if not document.keys() <= {"default", "transports"}:
+            raise InvalidConfig("the policy has a member nobody knows")
+        scopes = {None: document["default"], **document.get("transports", {}).get("docker", {})}
+        if not all(isinstance(requirements, list) for requirements in scopes.values()):
+            raise InvalidConfig("the policy has a scope without a list of requirements")
+        decisive = next(scope for scope in _scopes(reference) if scope in scopes)
+        kinds = [requirement["type"] for requirement in scopes[decisive]]
     except (InvalidConfig, KeyError, TypeError, AttributeError) as error:
         raise InvalidConfig(
             "the signature policy /etc/containers/policy.json is malformed",
@@ -37,9 +39,11 @@ def accepts_unsigned(policy: bytes, reference: ImageReference) -> bool:
     return bool(kinds) and all(kind == "insecureAcceptAnything" for kind in kinds)
 
 
-def _scopes(reference: ImageReference) -> list[Any]:
+def _scopes(reference: ImageReference) -> list[str | None]:
+    """Return the scopes an image is in, the most specific first; None is the policy's default."""
     name = reference.name
-    scopes = [str(reference), name]
+    # With a digest the tag means nothing, so no scope can be about it.
+    scopes: list[str | None] = [str(reference.canonical), name]
     while "/" in name:
         name = name.rpartition("/")[0]
         scopes.append(name)
@@ -47,5 +51,4 @@ def _scopes(reference: ImageReference) -> list[Any]:
     while "." in host:
         host = host.partition(".")[2]
         scopes.append(f"*.{host}")
-    scopes.append("")
-    return scopes
+    return [*scopes, "", None]
