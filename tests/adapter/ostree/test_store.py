@@ -15,7 +15,7 @@ import pytest
 
 from bootcd.model.errors import OutOfSpace
 from bootcd.ostree.libostree import OSTree
-from bootcd.ostree.repository import Repository
+from bootcd.ostree.repository import Repository, Transaction
 from bootcd.ostree.store import SMALL_FILE_BYTES, ObjectStore, StagedStore, publish, remove_stale_stages
 from tests.adapter.ostree.conftest import ostree
 
@@ -197,12 +197,22 @@ def test_stage_is_never_as_old_as_what_libostree_removes(staged: Repository) -> 
     store.discard()
 
 
-def test_repository_is_held_against_pruning_across_a_checkpoint(staged: Repository) -> None:
+def test_repository_is_held_against_pruning_across_a_checkpoint(
+    staged: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a layer found here must not be pruned before the layer is published."""
+    held: list[bool] = []
+    commit = Transaction.commit
+
+    def checked(transaction: Transaction) -> None:
+        commit(transaction)
+        held.append(exclusive_lock_is_taken(staged))
+
+    monkeypatch.setattr(Transaction, "commit", checked)
     transaction = staged.begin()
     transaction.checkpoint([], {})
-    assert exclusive_lock_is_taken(staged)
     transaction.finish([], {})
+    assert held == [True, True]
     assert not exclusive_lock_is_taken(staged)
 
 
