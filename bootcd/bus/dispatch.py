@@ -1,0 +1,267 @@
+"""The one place every incoming call goes through.
+
+In order: find object and member, check types and options, tell who calls, ask polkit, serve,
+answer. What is only read from memory is answered at once and in order; the rest is a task per
+call, bounded per caller and in all, so that nobody waits for another's prompt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dbus_fast import Message, MessageFlag, MessageType
+
+from bootcd.bus.callers import Caller, Callers, read_without_waiting
+from bootcd.bus.connection import Connection, ConnectionEnded
+from bootcd.bus.errors import ProtocolError, describe
+from bootcd.bus.interfaces import JOB_ROOT
+from bootcd.bus.objects import ObjectTree
+from bootcd.bus.polkit import Authority
+from bootcd.bus.schema import PEER, Interface, Method
+from bootcd.model.errors import InvalidArguments, InvalidImage
+from bootcd.model.job import Requester
+
+_log = logging.getLogger(__name__)
+
+ACTION_PREFIX = "org.bootcd1."
+_CALLS_PER_SENDER = 32
+_CALLS_PER_USER = 128
+_CALLS = 1024
+_IMAGE_CHARACTERS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A checked and authorised call: `arguments` without the options, `options` by name."""
+
+    path: str
+    caller: Caller
+    arguments: tuple[Any, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def requester(self) -> Requester:
+        return self.caller.requester()
+
+
+Handler = Callable[[Call], Awaitable[list[Any]]]
+Handlers = Mapping[tuple[str, str], Handler]
+"By interface and method name."
+
+
+@dataclass(slots=True)
+class _Served:
+    task: asyncio.Task[None]
+    committed: bool = False
+    "Past authorisation: the work goes on whether or not the caller is still there."
+
+
+class Dispatcher:
+    """Serves the calls of one connection; `owner_of` names the user a job path belongs to."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        tree: ObjectTree,
+        handlers: Handlers,
+        owner_of: Callable[[str], int | None],
+    ) -> None:
+        self._connection = connection
+        self._tree = tree
+        self._handlers = handlers
+        self._owner_of = owner_of
+        self._callers = Callers(connection)
+        self._authority = Authority(connection)
+        self._served: dict[str, list[_Served]] = {}
+        self._users: Counter[int] = Counter()
+
+    def handle(self, message: Message) -> bool:
+        """Take a message of the bus; true if nobody else needs to see it."""
+        for descriptor in message.unix_fds:
+            os.close(descriptor)  # no member takes one
+        if gone := self._callers.vanished(message):
+            self._abandon(gone)
+        if message.message_type is not MessageType.METHOD_CALL:
+            return False
+        try:
+            self._accept(message)
+        except Exception as error:
+            self._refuse(message, error)
+        return True
+
+    def abandon_all(self) -> None:
+        """Give up every call that has not been authorised yet, or only waits."""
+        for sender in list(self._served):
+            self._abandon(sender)
+
+    async def stop(self) -> None:
+        """Give up every call."""
+        tasks = [served.task for calls in self._served.values() for served in calls]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _accept(self, message: Message) -> None:
+        interface, method = self._find(message)
+        if message.signature != method.signature:
+            raise InvalidArguments(
+                f"{interface.name}.{method.name} takes ({method.signature}), not ({message.signature})"
+            )
+        if (interface.name, method.name) in self._handlers:
+            self._serve_later(message, interface, method)
+        else:
+            self._answer(message, method, self._answer_of_tree(message))
+
+    def _find(self, message: Message) -> tuple[Interface, Method]:
+        path, wanted, member = str(message.path), message.interface, str(message.member)
+        present = self._tree.interfaces(path)
+        if not present and wanted != PEER.name:
+            raise ProtocolError("UnknownObject", f"there is no object {path}")
+        candidates = [known for known in present or (PEER,) if wanted in (None, known.name)]
+        if not candidates:
+            raise ProtocolError("UnknownInterface", f"{path} has no interface {wanted}")
+        for interface in candidates:
+            if member in interface.methods:
+                return interface, interface.methods[member]
+        raise ProtocolError("UnknownMethod", f"{path} has no method {member}")
+
+    def _answer_of_tree(self, message: Message) -> list[Any]:
+        """Serve the standard interfaces."""
+        path, body = str(message.path), message.body
+        match message.member:
+            case "Ping":
+                return []
+            case "GetMachineId":
+                return [read_without_waiting("/etc/machine-id")]
+            case "Introspect":
+                return [self._tree.introspect(path)]
+            case "GetManagedObjects":
+                return [self._tree.managed()]
+            case "GetAll":
+                return [self._tree.properties(path, body[0])]
+            case _:
+                value = self._tree.properties(path, body[0]).get(body[1])
+                if value is None:
+                    raise ProtocolError("UnknownProperty", f"{path} has no property {body[1]}")
+                if message.member == "Set":
+                    raise ProtocolError("PropertyReadOnly", f"{body[1]} cannot be set")
+                return [value]
+
+    def _serve_later(self, message: Message, interface: Interface, method: Method) -> None:
+        arguments, options = _checked(message, method)
+        sender = str(message.sender)
+        calls = self._served.get(sender, [])
+        if len(calls) >= _CALLS_PER_SENDER or sum(map(len, self._served.values())) >= _CALLS:
+            raise ProtocolError("LimitsExceeded", "too many calls are being served")
+        if not self._served:
+            self._callers.watch()
+        self._served[sender] = calls
+        served = _Served(asyncio.create_task(self._serve(message, interface, method, arguments, options)))
+        calls.append(served)
+        served.task.add_done_callback(lambda _: self._forget(sender, served))
+
+    async def _serve(
+        self,
+        message: Message,
+        interface: Interface,
+        method: Method,
+        arguments: tuple[Any, ...],
+        options: Mapping[str, Any],
+    ) -> None:
+        uid = None
+        try:
+            caller = await self._callers.identify(str(message.sender))
+            if self._users[caller.uid] >= _CALLS_PER_USER:
+                raise ProtocolError("LimitsExceeded", "too many calls of this user are being served")
+            uid = caller.uid
+            self._users[uid] += 1
+            call = Call(str(message.path), caller, arguments, options)
+            if method.action:
+                await self._authorise(message, method, call)
+                self._commit(caller.sender)
+            body = await self._handlers[interface.name, method.name](call)
+            self._answer(message, method, body)
+        except ConnectionEnded:
+            pass
+        except Exception as error:
+            self._refuse(message, error)
+        finally:
+            if uid is not None:
+                self._users[uid] -= 1
+                self._users += Counter()
+
+    async def _authorise(self, message: Message, method: Method, call: Call) -> None:
+        """Raise unless the caller may do this; root may without polkit, and one's own job one may cancel."""
+        if call.caller.uid in (0, self._owner_of(call.path)):
+            return
+        details = {"verb": method.action}
+        if call.path.startswith(JOB_ROOT):
+            details["job"] = call.path
+        if call.arguments:
+            details["image"] = call.arguments[0]
+        actions = [method.action]
+        if call.options.get("apply") and method.action != "apply":
+            actions.append("apply")
+        interactive = bool(message.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)
+        for action in actions:
+            await self._authority.require(
+                call.caller.sender, ACTION_PREFIX + action, details, interactive=interactive
+            )
+
+    def _commit(self, sender: str) -> None:
+        current = asyncio.current_task()
+        for served in self._served.get(sender, ()):
+            if served.task is current:
+                served.committed = True
+
+    def _abandon(self, sender: str) -> None:
+        for served in self._served.get(sender, ()):
+            if not served.committed:
+                served.task.cancel()
+
+    def _forget(self, sender: str, served: _Served) -> None:
+        calls = self._served[sender]
+        calls.remove(served)
+        if not calls:
+            del self._served[sender]
+        if not self._served:
+            self._callers.unwatch()
+
+    def _answer(self, message: Message, method: Method, body: list[Any]) -> None:
+        if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
+            self._connection.send(Message.new_method_return(message, method.reply_signature, body))
+
+    def _refuse(self, message: Message, error: Exception) -> None:
+        name, text = describe(error, f"{message.interface}.{message.member}")
+        if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
+            self._connection.send(Message.new_error(message, name, text))
+
+
+def _checked(message: Message, method: Method) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return arguments and options of a call whose signature fits; raises InvalidArguments, InvalidImage."""
+    if method.options is None:
+        return tuple(message.body), {}
+    *arguments, given = message.body
+    options = {}
+    for name, value in given.items():
+        if name.startswith("x-"):
+            continue
+        expected = method.options.get(name)
+        if expected is None:
+            raise InvalidArguments(f"{method.name} has no option {name[:64]!r}")
+        if value.signature != expected:
+            raise InvalidArguments(
+                f"option {name} of {method.name} is of type {expected}, not {value.signature}"
+            )
+        options[name] = value.value
+    for argument in arguments:
+        # It reaches prompts and logs before it is parsed.
+        if len(argument) > _IMAGE_CHARACTERS or not argument.isprintable():
+            raise InvalidImage("the image reference is too long or holds characters that cannot be printed")
+    return tuple(arguments), options

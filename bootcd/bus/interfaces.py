@@ -1,0 +1,275 @@
+"""The three interfaces of the service: their methods, and how each property follows from the model.
+
+dbus/org.bootcd1.*.xml is the contract and says what every member means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from dbus_fast import Variant
+
+from bootcd.agent.snapshot import Snapshot
+from bootcd.bus.errors import bus_name
+from bootcd.bus.schema import Argument, Interface, Method, Property, Signal, variant
+from bootcd.model.errors import ErrorInfo
+from bootcd.model.host import BootEntry, HostState
+from bootcd.model.job import ImageUpdate, JobRecord, JobState, Outcome
+
+ROOT_PATH = "/org/bootcd1"
+JOB_ROOT = ROOT_PATH + "/job"
+DEPLOYMENT_ROOT = ROOT_PATH + "/deployment"
+API_LEVEL = 1
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_OPTIONS = Argument("options", "a{sv}")
+_JOB = Argument("job", "o")
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerView:
+    """What Manager shows: the snapshot, and the paths only the bus knows."""
+
+    snapshot: Snapshot
+    active_job: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentView:
+    entry: BootEntry
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    record: JobRecord
+    eta_secs: float = 0.0
+
+
+def job_path(record: JobRecord) -> str:
+    return f"{JOB_ROOT}/_{record.number}"
+
+
+def deployment_path(entry: BootEntry | None) -> str:
+    """Return the object path of a deployment, or "/" for one that has none."""
+    if entry is None or entry.ostree is None:
+        return "/"
+    return f"{DEPLOYMENT_ROOT}/_{entry.ostree.checksum}_{entry.ostree.deploy_serial}"
+
+
+def deployments(state: HostState) -> Iterator[DeploymentView]:
+    """Yield every deployment that has a path, with its role."""
+    roles = (("staged", state.staged), ("booted", state.booted), ("rollback", state.rollback))
+    for role, entry in (*roles, *(("other", entry) for entry in state.other_deployments)):
+        if entry is not None and entry.ostree is not None:
+            yield DeploymentView(entry, role)
+
+
+def microseconds(when: datetime | None) -> int:
+    """Return microseconds since the epoch; 0 for an unknown time and for one before it."""
+    if when is None:
+        return 0
+    since = (when if when.tzinfo else when.replace(tzinfo=UTC)) - _EPOCH
+    return max(0, since // timedelta(microseconds=1))
+
+
+def outcome_entries(outcome: Outcome | None) -> dict[str, Variant]:
+    """Return Job.Outcome: empty until the end."""
+    if outcome is None:
+        return {}
+    entries = {
+        "changed": variant("b", outcome.changed),
+        "reboot": variant("b", outcome.reboot),
+        "bytes-fetched": variant("t", outcome.bytes_fetched),
+        **update_entries(outcome.update),
+    }
+    if outcome.dropped:
+        entries["dropped"] = variant("s", outcome.dropped)
+    for name, value in (outcome.error.fields if outcome.error else {}).items():
+        entries[f"error-{name}"] = _fact(value)
+    return entries
+
+
+def update_entries(update: ImageUpdate | None) -> dict[str, Variant]:
+    """Return an image version as Manager.AvailableUpdate and Job.Outcome carry it; empty for none."""
+    if update is None:
+        return {}
+    return {
+        "image": variant("s", update.image),
+        "digest": variant("s", update.digest),
+        "version": variant("s", update.version),
+        "created": variant("t", microseconds(update.created)),
+        "download-size": variant("x", update.download_bytes),
+    }
+
+
+def history_entry(record: JobRecord) -> dict[str, Variant]:
+    """Return one ended job as Manager.GetHistory lists it."""
+    outcome = record.outcome or Outcome(state=record.state)
+    error = outcome.error
+    return {
+        "uuid": variant("s", record.request.uuid),
+        "kind": variant("s", record.request.kind.value),
+        "image": variant("s", record.request.image),
+        "state": variant("s", record.state.value),
+        "created": variant("t", microseconds(record.created)),
+        "finished": variant("t", microseconds(record.finished)),
+        "uid": variant("u", record.requester.uid),
+        "requester": variant("s", record.requester.name),
+        "changed": variant("b", outcome.changed),
+        "digest": variant("s", outcome.update.digest if outcome.update else ""),
+        "version": variant("s", outcome.update.version if outcome.update else ""),
+        "bytes-fetched": variant("t", outcome.bytes_fetched),
+        "error-name": variant("s", bus_name(error.name) if error else ""),
+        "error-message": variant("s", error.message if error else ""),
+        "hint": variant("s", error.hint if error else ""),
+    }
+
+
+def _fact(value: str | int | bool) -> Variant:
+    match value:
+        case bool():
+            return variant("b", value)
+        case int():
+            return variant("x", value)
+        case _:
+            return variant("s", value)
+
+
+def _requester(view: JobView) -> dict[str, Variant]:
+    who = view.record.requester
+    return {"uid": variant("u", who.uid), "pid": variant("u", who.pid), "name": variant("s", who.name)}
+
+
+def _fraction(view: JobView) -> float:
+    progress = view.record.progress
+    if view.record.state is JobState.DONE:
+        return 1.0
+    for done, total in (
+        (progress.bytes_done, progress.bytes_total),
+        (progress.steps_done, progress.steps_total),
+    ):
+        if total > 0:
+            return min(max(done / total, 0.0), 1.0)
+    return -1.0
+
+
+def _error(view: JobView) -> ErrorInfo:
+    outcome = view.record.outcome
+    return outcome.error if outcome and outcome.error else ErrorInfo(name="", message="")
+
+
+def _error_name(view: JobView) -> str:
+    name = _error(view).name
+    return bus_name(name) if name else ""
+
+
+def _check_result(view: ManagerView) -> str:
+    result = view.snapshot.last_check_result
+    return result if result in ("", "up-to-date", "available") or "." in result else bus_name(result)
+
+
+def _next_action(view: ManagerView) -> tuple[str, str, int]:
+    action = view.snapshot.next_action
+    return action.action, action.reason, microseconds(action.when)
+
+
+def _image_time(view: DeploymentView) -> int:
+    try:
+        return microseconds(datetime.fromisoformat((view.entry.image and view.entry.image.timestamp) or ""))
+    except ValueError:
+        return 0
+
+
+MANAGER = Interface.of(
+    "org.bootcd1.Manager",
+    Method("Check", (_OPTIONS,), (_JOB,), options={}, action="check"),
+    Method("Upgrade", (_OPTIONS,), (_JOB,), options={"download-only": "b", "apply": "b"}, action="upgrade"),
+    Method(
+        "Switch",
+        (Argument("image", "s"), _OPTIONS),
+        (_JOB,),
+        options={"download-only": "b", "apply": "b"},
+        action="switch",
+    ),
+    Method("Rollback", (_OPTIONS,), (_JOB,), options={"apply": "b"}, action="rollback"),
+    Method("Apply", (_OPTIONS,), (_JOB,), options={}, action="apply"),
+    Method("GetStatus", (_OPTIONS,), (Argument("status", "s"),), options={}),
+    Method("GetHistory", (_OPTIONS,), (Argument("entries", "aa{sv}"),), options={"limit": "u"}),
+    Method("Reload", action="reload"),
+    Signal("JobNew", (_JOB, Argument("uuid", "s"), Argument("kind", "s"))),
+    Signal(
+        "JobRemoved",
+        (
+            _JOB,
+            Argument("uuid", "s"),
+            Argument("kind", "s"),
+            Argument("result", "s"),
+            Argument("outcome", "a{sv}"),
+        ),
+    ),
+    Property("Version", "s", lambda view: view.snapshot.version, const=True),
+    Property("ApiLevel", "u", lambda _: API_LEVEL, const=True),
+    Property("Backend", "s", lambda view: view.snapshot.backend, const=True),
+    Property("State", "s", lambda view: view.snapshot.state),
+    Property("StateSince", "t", lambda view: microseconds(view.snapshot.state_since)),
+    Property("Generation", "t", lambda view: view.snapshot.generation),
+    Property("Booted", "o", lambda view: deployment_path(view.snapshot.host.status.booted)),
+    Property("Staged", "o", lambda view: deployment_path(view.snapshot.host.status.staged)),
+    Property("Rollback", "o", lambda view: deployment_path(view.snapshot.host.status.rollback)),
+    Property("ActiveJob", "o", lambda view: view.active_job),
+    Property("RebootRequired", "b", lambda view: view.snapshot.reboot_required),
+    Property("LastCheck", "t", lambda view: microseconds(view.snapshot.last_check)),
+    Property("LastCheckResult", "s", _check_result),
+    Property("AvailableUpdate", "a{sv}", lambda view: update_entries(view.snapshot.available)),
+    Property("Mode", "s", lambda view: view.snapshot.mode),
+    Property("NextAction", "(sst)", _next_action),
+)
+
+DEPLOYMENT = Interface.of(
+    "org.bootcd1.Deployment",
+    Property("Id", "s", lambda view: view.entry.id, const=True),
+    Property("Role", "s", lambda view: view.role),
+    Property("Image", "s", lambda view: view.entry.image.image.image if view.entry.image else ""),
+    Property("Transport", "s", lambda view: view.entry.image.image.transport if view.entry.image else ""),
+    Property("Digest", "s", lambda view: view.entry.image.image_digest if view.entry.image else ""),
+    Property("Version", "s", lambda view: (view.entry.image and view.entry.image.version) or ""),
+    Property("Timestamp", "t", _image_time),
+    Property("Stateroot", "s", lambda view: view.entry.ostree.stateroot),
+    Property("Pinned", "b", lambda view: view.entry.pinned),
+    Property("Incompatible", "b", lambda view: view.entry.incompatible),
+    Property("DownloadOnly", "b", lambda view: view.entry.download_only),
+    Property("SoftRebootCapable", "b", lambda view: view.entry.soft_reboot_capable),
+)
+
+JOB = Interface.of(
+    "org.bootcd1.Job",
+    Method("Cancel", (_OPTIONS,), options={}, action="cancel"),
+    Method("Wait", (_OPTIONS,), (Argument("result", "s"), Argument("outcome", "a{sv}")), options={}),
+    Property("Uuid", "s", lambda view: view.record.request.uuid, const=True),
+    Property("Kind", "s", lambda view: view.record.request.kind.value, const=True),
+    Property("Image", "s", lambda view: view.record.request.image, const=True),
+    Property("Requester", "a{sv}", _requester, const=True),
+    Property("Created", "t", lambda view: microseconds(view.record.created), const=True),
+    Property("Finished", "t", lambda view: microseconds(view.record.finished)),
+    Property("State", "s", lambda view: view.record.state.value),
+    Property("Phase", "s", lambda view: view.record.progress.phase.value),
+    Property("Progress", "d", _fraction),
+    Property("BytesDone", "t", lambda view: view.record.progress.bytes_done),
+    Property("BytesTotal", "t", lambda view: view.record.progress.bytes_total),
+    Property("BytesCached", "t", lambda view: view.record.progress.bytes_cached),
+    Property("StepsDone", "u", lambda view: view.record.progress.steps_done),
+    Property("StepsTotal", "u", lambda view: view.record.progress.steps_total),
+    Property("EtaUsec", "t", lambda view: int(min(view.eta_secs, 1e9) * 1_000_000)),
+    Property(
+        "Cancellable",
+        "b",
+        lambda view: view.record.state is JobState.RUNNING and view.record.progress.cancellable,
+    ),
+    Property("ErrorName", "s", _error_name),
+    Property("ErrorMessage", "s", lambda view: _error(view).message),
+    Property("ErrorHint", "s", lambda view: _error(view).hint),
+    Property("Outcome", "a{sv}", lambda view: outcome_entries(view.record.outcome)),
+)

@@ -1,0 +1,98 @@
+"""Authorisation of callers by polkit, asked without holding anything while a person is prompted.
+
+The subject is the caller's unique bus name, which is never used again, unlike a pid.
+https://polkit.pages.freedesktop.org/polkit/eggdbus-interface-org.freedesktop.PolicyKit1.Authority.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Mapping
+
+from dbus_fast import Message, MessageFlag, Variant
+
+from bootcd.bus.connection import Connection, ConnectionEnded, RemoteError
+from bootcd.bus.errors import ProtocolError
+from bootcd.model.errors import AccessDenied
+
+_log = logging.getLogger(__name__)
+
+_NAME = "org.freedesktop.PolicyKit1"
+_PATH = "/org/freedesktop/PolicyKit1/Authority"
+_INTERFACE = "org.freedesktop.PolicyKit1.Authority"
+_ALLOW_INTERACTION = 1
+_INTERACTIVE_SECS = 300.0
+_SECS = 25.0
+
+
+class Authority:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._numbers = itertools.count(1)
+
+    async def require(
+        self, sender: str, action: str, details: Mapping[str, str], *, interactive: bool
+    ) -> None:
+        """Return if the caller may do the action; a cancelled call takes its prompt down.
+
+        Raises AccessDenied, or InteractiveAuthorizationRequired where a prompt could help and the
+        caller did not allow one.
+        """
+        cancellation = f"bootcd-{next(self._numbers)}"
+        try:
+            [(authorized, challenge, result)] = await self._connection.call(
+                _NAME,
+                _PATH,
+                _INTERFACE,
+                "CheckAuthorization",
+                "(sa{sv})sa{ss}us",
+                [
+                    ["system-bus-name", {"name": Variant("s", sender)}],
+                    action,
+                    dict(details),
+                    _ALLOW_INTERACTION if interactive else 0,
+                    cancellation,
+                ],
+                deadline=_INTERACTIVE_SECS if interactive else _SECS,
+            )
+        except (asyncio.CancelledError, TimeoutError) as error:
+            self._cancel(cancellation)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise AccessDenied(f"nobody authorised {action} in time") from None
+        except RemoteError as error:
+            _log.warning("polkit could not decide %s: %s: %s", action, error.name, error)
+            raise AccessDenied(
+                "the authorisation service cannot be reached or cannot decide",
+                hint="check that polkit is running, or run the command as root",
+            ) from None
+        except ConnectionEnded:
+            raise AccessDenied("the message bus ended before the authorisation was decided") from None
+        if authorized:
+            return
+        if challenge and not interactive:
+            raise ProtocolError(
+                "InteractiveAuthorizationRequired",
+                f"{action} needs authentication, and the caller allowed no prompt",
+            )
+        if "polkit.dismissed" in result:
+            raise AccessDenied(f"the authentication for {action} was dismissed")
+        raise AccessDenied(
+            f"not authorised for {action}",
+            hint="no authentication agent could ask; run the command as root" if challenge else "",
+        )
+
+    def _cancel(self, cancellation: str) -> None:
+        self._connection.send(
+            Message(
+                destination=_NAME,
+                path=_PATH,
+                interface=_INTERFACE,
+                member="CancelCheckAuthorization",
+                signature="s",
+                body=[cancellation],
+                flags=MessageFlag.NO_REPLY_EXPECTED | MessageFlag.NO_AUTOSTART,
+            )
+        )
