@@ -17,6 +17,9 @@ from bootcd.bus.schema import INTROSPECTABLE, OBJECT_MANAGER, PEER, PROPERTIES, 
 from bootcd.model.job import Requester
 from tests.support.blocking import no_blocking_calls as no_blocking_calls
 from tests.support.bus import PrivateBus
+from tests.support.bus_front import bus as bus
+from tests.support.bus_front import front as front
+from tests.support.bus_front import service as service
 from tests.support.bus_peers import (
     DBUS,
     DBUS_PATH,
@@ -25,7 +28,6 @@ from tests.support.bus_peers import (
     UserProcess,
     connected,
     polkit,
-    private_bus,
     user,
 )
 from tests.support.scripted_agent import BOOTED, ScriptedService, done
@@ -35,25 +37,6 @@ NEEDS_PROMPT = ERROR + "InteractiveAuthorizationRequired"
 DENIED = ERROR + "AccessDenied"
 JOB_PATH = f"{ROOT_PATH}/job/_1"
 READS_OF_SERVICE = {"history", "wait", "host_ready"}
-
-
-@pytest.fixture
-async def bus() -> AsyncIterator[PrivateBus]:
-    async with private_bus() as running:
-        yield running
-
-
-@pytest.fixture
-def service() -> ScriptedService:
-    return ScriptedService()
-
-
-@pytest.fixture
-async def front(bus: PrivateBus, service: ScriptedService) -> AsyncIterator[Frontend]:
-    front = Frontend(service, bus.address)
-    await front.start()
-    yield front
-    await front.stop()
 
 
 @pytest.fixture
