@@ -17,6 +17,8 @@ import socket
 import sys
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from bootcd.engine.native import NativeEngine
 from bootcd.host.clock import SystemClock
 from bootcd.host.files import read_bounded, write_atomic
@@ -62,11 +64,21 @@ def _inspect(sysroot: Path) -> int:
 
 
 def _run(directory: Path, socket_path: Path) -> int:
-    request = JobRequest.model_validate_json(read_bounded(directory / "request.json", _REQUEST_LIMIT))
+    try:
+        text = read_bounded(directory / "request.json", _REQUEST_LIMIT)
+        request = JobRequest.model_validate_json(text)
+    except OSError as error:
+        log.error("the request in %s cannot be read: %s", directory, error.strerror)  # noqa: TRY400  # one line
+        return 1
+    except ValidationError as error:
+        log.error("the request in %s has %d errors", directory, error.error_count())  # noqa: TRY400
+        return 1
     own_mounts = _unshare_mounts()
-    outcome = asyncio.run(_Worker(request, socket_path, own_mounts=own_mounts).work())
-    write_atomic(directory / "outcome.json", outcome.model_dump_json().encode(), durable=True)
-    _Channel(socket_path).send(WorkerMessage(uuid=request.uuid, finished=True))
+    try:
+        asyncio.run(_Worker(request, directory, socket_path, own_mounts=own_mounts).work())
+    except OSError as error:
+        log.error("the outcome of job %s cannot be written: %s", request.uuid, error.strerror)  # noqa: TRY400
+        return 1
     return 0
 
 
@@ -81,17 +93,26 @@ def _unshare_mounts() -> bool:
 class _Worker:
     """The life of one job: checks, work, outcome."""
 
-    def __init__(self, request: JobRequest, socket_path: Path, *, own_mounts: bool) -> None:
+    def __init__(self, request: JobRequest, directory: Path, socket_path: Path, *, own_mounts: bool) -> None:
         self._request = request
+        self._directory = directory
         self._own_mounts = own_mounts
         self._channel = _Channel(socket_path)
         self._progress = Progress()
         self._changed = asyncio.Event()
 
-    async def work(self) -> Outcome:
+    async def work(self) -> None:
+        """Do the job and leave its outcome. Raises OSError if that cannot be written."""
         loop = asyncio.get_running_loop()
         job = asyncio.create_task(self._job())
         loop.add_signal_handler(signal.SIGTERM, self._cancel, job)
+        outcome = await self._end_of(job)
+        # While the signal is still handled: once the loop is closed, it would take the outcome with it.
+        data = outcome.model_dump_json().encode()
+        await asyncio.to_thread(write_atomic, self._directory / "outcome.json", data, durable=True)
+        self._channel.send(WorkerMessage(uuid=self._request.uuid, finished=True))
+
+    async def _end_of(self, job: asyncio.Task[Outcome]) -> Outcome:
         sender = asyncio.create_task(self._send_progress())
         try:
             return await job
