@@ -22,9 +22,11 @@ from bootcd.host.clock import Clock
 from bootcd.host.files import read_bounded
 from bootcd.model.errors import (
     BackendFailed,
+    BootcdError,
     Busy,
     InvalidArguments,
     InvalidManifest,
+    ReadOnlyHost,
     SignatureRejected,
     Unsupported,
     WrongState,
@@ -143,7 +145,7 @@ class NativeEngine:
             return Outcome(state=JobState.DONE)
         image = _image(tracked, resolved)
         check_bootable(image)
-        await self._locked(lambda: self._note_update(image))
+        await self._note_update(image)
         return Outcome(state=JobState.DONE, update=self._describe(tracked, image))
 
     def _digests_here(self) -> set[str]:
@@ -153,12 +155,23 @@ class NativeEngine:
         metadata = self._sysroot.repository.commit_metadata(newest.get_csum()) if digest else {}
         return {digest, metadata.get(INDEX_DIGEST_KEY, "")} - {""}
 
-    def _note_update(self, image: Image) -> None:
+    async def _note_update(self, image: Image) -> None:
         """Leave the finding where bootc looks for it: with the commit of the newest deployment."""
-        newest = self._sysroot.newest
+        repository = self._sysroot.repository
         entries = cached_update_metadata(image.digest, image.manifest_json, image.config_json)
-        self._sysroot.repository.update_detached_metadata(newest.get_csum(), entries)
-        self._sysroot.tell_watchers()
+        noted = repository.detached_metadata(self._sysroot.newest.get_csum())
+        if entries.items() <= noted.items():
+            return
+
+        def note() -> None:
+            repository.update_detached_metadata(self._sysroot.newest.get_csum(), entries)
+            self._sysroot.tell_watchers()
+
+        try:
+            await self._locked(note)
+        except (Busy, ReadOnlyHost) as error:
+            # What was asked for is the finding; the next check notes it.
+            log.info("the finding is not noted for bootc: %s", error.message)
 
     # upgrade and switch
 
@@ -242,8 +255,12 @@ class NativeEngine:
             raise Busy("another program has made this host track another image meanwhile", hint="try again")
 
     def _clean_up(self) -> None:
-        drop_unused_refs(self._sysroot)
-        self._sysroot.cleanup()
+        try:
+            drop_unused_refs(self._sysroot)
+            self._sysroot.cleanup()
+        except BootcdError as error:
+            # The update is staged all the same; the next one cleans up after both.
+            log.warning("what is not needed any more stays on the disk: %s", error.message)
 
     # rollback and apply
 
