@@ -647,3 +647,65 @@ async def test_check_leaves_its_finding_where_bootc_reads_it_and_changes_nothing
     booted = (await host.status())["booted"]
     assert booted["image"]["version"] == "1"
     assert (booted["cachedUpdate"]["version"], booted["cachedUpdate"]["imageDigest"]) == ("2", digest)
+
+
+async def test_check_writes_nothing_about_what_it_found_before(host: Host) -> None:
+    digest = await host.publish("2")
+    commit = (await host.status())["booted"]["ostree"]["checksum"]
+    await host.done(JobKind.CHECK)
+    note = host.machine.repo / "objects" / commit[:2] / f"{commit[2:]}.commitmeta"
+    before = note.stat()
+    host.announced()
+
+    outcome = await host.done(JobKind.CHECK)
+
+    assert outcome.update is not None
+    assert outcome.update.digest == digest
+    assert (note.stat().st_ino, note.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert not host.announced()
+
+
+HOLD_LOCK = """
+import sys, gi
+gi.require_version("OSTree", "1.0")
+from gi.repository import OSTree
+sysroot = OSTree.Sysroot.new_default()
+sysroot.set_mount_namespace_in_use()
+sysroot.load(None)
+sysroot.lock()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+async def test_check_while_another_program_holds_the_lock_tells_what_it_found(host: Host) -> None:
+    digest = await host.publish("2")
+    command = ["unshare", "--mount", PYTHON, "-c", HOLD_LOCK]
+    holder = await host.machine.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert await holder.stdout.readline() == b"held\n"
+    try:
+        outcome = await host.done(JobKind.CHECK)
+    finally:
+        holder.kill()
+
+    assert outcome.update is not None
+    assert outcome.update.digest == digest
+    assert (await host.status())["booted"]["cachedUpdate"] is None
+
+
+async def test_clean_up_that_fails_does_not_undo_what_is_staged(host: Host) -> None:
+    machine = host.machine
+    digest = await host.publish("2")
+    commit = await host.commit("x")
+    await set_ref(machine, "of/another", commit)
+    listed = await machine.ostree("ls", f"--repo={machine.repo}", "-d", "-C", commit, "/usr")
+    tree = next(word for word in listed.split() if re.fullmatch("[0-9a-f]{64}", word))
+    (machine.repo / "objects" / tree[:2] / f"{tree[2:]}.dirtree").unlink()
+
+    outcome = await host.done(JobKind.UPGRADE)
+
+    assert outcome.changed
+    assert outcome.update is not None
+    assert outcome.update.digest == digest
+    assert await host.versions() == ["staged 2", "booted 1"]
