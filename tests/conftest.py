@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -16,6 +18,8 @@ from tests.support.machine import REPOSITORY, Machine, minimal_tree
 from tests.support.os_image import OsImages, cached_os_images
 from tests.support.tree import Tree, flatten
 
+_CLONE_NEWNS = 0x00020000
+
 
 @functools.cache
 def _no_machines() -> str:
@@ -25,6 +29,44 @@ def _no_machines() -> str:
     probe = ["unshare", "--mount", "--pid", "--fork", "mount", "-t", "tmpfs", "tmpfs", "/proc"]
     done = subprocess.run(probe, capture_output=True, text=True, check=False)
     return f"needs mount namespaces: {done.stderr.strip()}" if done.returncode else ""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the tests' files in memory where that gives them the same attributes as a disk.
+
+    Whole operating systems are written and removed hundreds of times. The memory file system lives in a
+    mount namespace of this process and goes with it.
+    """
+    if os.geteuid() != 0 or config.option.basetemp or config.option.collectonly:
+        return
+    if ctypes.CDLL(None).unshare(_CLONE_NEWNS) != 0:
+        return
+    target = Path(tempfile.mkdtemp(prefix="bootcd-tests-"))
+    config.add_cleanup(lambda: _remove_scratch(target))
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755,size=60%", "tmpfs", target], check=True)
+    if _has_attributes(target):
+        config.option.basetemp = str(target / "t")
+
+
+def _has_attributes(directory: Path) -> bool:
+    """Tell whether files have user attributes and the immutable flag, which tmpfs has since Linux 6.6."""
+    probe = directory / "probe"
+    probe.touch()
+    try:
+        os.setxattr(probe, "user.probe", b"1")
+        flags = subprocess.run(["chattr", "+i", probe], capture_output=True, check=False)
+        subprocess.run(["chattr", "-i", probe], capture_output=True, check=False)
+        return flags.returncode == 0
+    except OSError:
+        return False
+    finally:
+        probe.unlink()
+
+
+def _remove_scratch(target: Path) -> None:
+    subprocess.run(["umount", "--lazy", target], check=False)
+    target.rmdir()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

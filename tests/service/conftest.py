@@ -14,7 +14,8 @@ from tests.support.os_image import OsImages
 
 
 @pytest.fixture
-async def stack() -> AsyncIterator[AsyncExitStack]:
+async def stack(tmp_path: Path) -> AsyncIterator[AsyncExitStack]:
+    """What is opened for a test; `tmp_path` is asked for so that it goes after what lies in it."""
     async with AsyncExitStack() as opened:
         yield opened
 

@@ -200,12 +200,17 @@ def staged_in(status_file: Path) -> str:
     return str(digest(json.loads(status_file.read_text())["status"]["staged"]))
 
 
+async def start_stalled_upgrade(host: Host, proxy: FaultProxy) -> None:
+    """Start an upgrade to version 2 that hangs in the middle of a layer until the proxy lets it go."""
+    layer = sorted(all_layers(host, "v2") - all_layers(host, "v1"))[0]
+    proxy.inject(Fault(stall_after=1000), path=layer)
+    await host.ctl("upgrade", "--no-wait")
+    await proxy.wait_for(layer)
+
+
 async def test_job_outlives_a_killed_daemon_and_is_found_again(host: Host, proxy: FaultProxy) -> None:
     v2 = await host.publish("v2")
-    proxy.inject(Fault(stall_after=1000), path="/blobs/")
-    seen = len(proxy.requests)
-    await host.ctl("upgrade", "--no-wait")
-    await proxy.wait_for_requests(seen + 3)
+    await start_stalled_upgrade(host, proxy)
     assert host.daemon is not None
     host.daemon.kill()
     await host.daemon.wait()
@@ -221,10 +226,7 @@ async def test_job_outlives_a_killed_daemon_and_is_found_again(host: Host, proxy
 async def test_cancelled_upgrade_leaves_the_host_as_it_was(host: Host, proxy: FaultProxy) -> None:
     await host.publish("v2")
     before = await host.status()
-    proxy.inject(Fault(stall_after=1000), path="/blobs/")
-    seen = len(proxy.requests)
-    await host.ctl("upgrade", "--no-wait")
-    await proxy.wait_for_requests(seen + 3)
+    await start_stalled_upgrade(host, proxy)
     await host.ctl("cancel")
     assert await host.status() == before
     assert (await host.history())[0]["state"] == "cancelled"
@@ -235,10 +237,7 @@ async def test_cancelled_upgrade_leaves_the_host_as_it_was(host: Host, proxy: Fa
 
 async def test_second_job_is_refused_and_names_the_first(host: Host, proxy: FaultProxy) -> None:
     await host.publish("v2")
-    proxy.inject(Fault(stall_after=1000), path="/blobs/")
-    seen = len(proxy.requests)
-    await host.ctl("upgrade", "--no-wait")
-    await proxy.wait_for_requests(seen + 3)
+    await start_stalled_upgrade(host, proxy)
     refused = await host.ctl("rollback", check=False)
     assert refused.returncode == 3, refused.stderr
     proxy.release()
@@ -269,6 +268,7 @@ import gi
 gi.require_version("OSTree", "1.0")
 from gi.repository import OSTree
 sysroot = OSTree.Sysroot.new_default()
+sysroot.set_mount_namespace_in_use()
 sysroot.load(None)
 sysroot.lock()
 print("held", flush=True)
@@ -279,7 +279,9 @@ sys.stdin.read()
 async def test_lock_of_another_tool_is_a_typed_busy(host: Host) -> None:
     await host.publish("v2")
     pipe = asyncio.subprocess.PIPE
-    holder = await host.machine.popen(["python3", "-c", HOLD_LOCK], stdin=pipe, stdout=pipe)
+    holder = await host.machine.popen(
+        ["unshare", "--mount", "python3", "-c", HOLD_LOCK], stdin=pipe, stdout=pipe
+    )
     assert holder.stdout is not None
     assert await holder.stdout.readline() == b"held\n"
     try:

@@ -133,6 +133,11 @@ class FaultProxy:
         async with self._arrived:
             await self._arrived.wait_for(lambda: len(self.requests) >= count)
 
+    async def wait_for(self, path: str) -> None:
+        """Wait until a request whose path contains `path` has arrived."""
+        async with self._arrived:
+            await self._arrived.wait_for(lambda: self.seen(path))
+
     def _fault_for(self, method: str, path: str) -> Fault | None:
         for rule in self._rules:
             if rule.path in path and rule.method in ("", method) and rule.faults:
