@@ -128,7 +128,10 @@ async def test_own_taken_name_raises_wrong_state(bus: PrivateBus) -> None:
     await first.own("org.bootcd1")
     with pytest.raises(WrongState, match=r"another process owns org\.bootcd1"):
         await second.own("org.bootcd1")
-    await first.close()
+    async with connected(bus.address) as peer:
+        await peer.listen(f"type='signal',sender='{BUS_NAME}',member='NameOwnerChanged',arg0='org.bootcd1'")
+        await first.close()
+        await peer.signal(lambda m: m.member == "NameOwnerChanged" and m.body[2] == "")
     await second.own("org.bootcd1")
     await second.close()
 
