@@ -147,6 +147,25 @@ class Repository:
             _, _, info, _ = self.repo.load_file(checksum.hex(), None)
         return bool(info.get_file_type() == Gio.FileType.REGULAR and info.get_size() == 0)
 
+    def read_dirtree(self, checksum: bytes) -> bytes:
+        """Return a directory's object, for `parse_dirtree`."""
+        with host_errors("read a directory from the repository", path=str(self.path)):
+            _, variant = self.repo.load_variant(OSTree.ObjectType.DIR_TREE, checksum.hex())
+        return bytes(variant.get_data_as_bytes().get_data())
+
+    def read_file(self, checksum: bytes, limit: int) -> bytes | None:
+        """Return a file's content, None if it is not a regular file or larger than `limit` bytes."""
+        with host_errors("read a file from the repository", path=str(self.path)):
+            _, stream, info, _ = self.repo.load_file(checksum.hex(), None)
+            if info.get_file_type() != Gio.FileType.REGULAR or info.get_size() > limit:
+                return None
+            content = bytearray()
+            while chunk := stream.read_bytes(limit + 1 - len(content), None).get_data():
+                content += chunk
+                if len(content) > limit:
+                    return None
+            return bytes(content)
+
     # writing
 
     def reserve_bytes(self) -> int:

@@ -1,8 +1,8 @@
 """Deployments of the host: stage, lock, roll back, clean up.
 
 Everything is libostree's own doing: the three-way merge of /etc, boot entries, finalisation at shutdown.
-The conventions on top are bootc's: the origin file, the merge deployment's kernel arguments kept, what is
-garbage, what other programs are told.
+The conventions on top are bootc's: the origin file, kernel arguments of host and image, what is garbage, what
+other programs are told.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from bootcd.model.errors import (
     ReadOnlyHost,
     WrongState,
 )
+from bootcd.ostree.kargs import read_deployed_kargs, read_kargs
 from bootcd.ostree.libostree import Gio, GLib, OSTree, has, host_errors
 from bootcd.ostree.repository import Repository
+from bootcd.ostreefmt.kargs import DEPLOYMENT_KARG, merge_kargs, split_kargs
 from bootcd.ostreefmt.metadata import MANIFEST_DIGEST
 from bootcd.ostreefmt.origin import LOCAL_CHANGE_GROUPS, Origin, TrackedImage, parse_origin
 
@@ -41,8 +43,8 @@ _REBOOT_REQUIRED = "run/reboot-required"
 _NOTICE_LIMIT = 64 << 10
 _NOTICE_PREFIX = "bootc: "
 _BOOTC_ROOT = "sysroot/ostree/bootc"
-# A quote that is never closed reaches to the end, as the kernel has it.
-_KARG = re.compile(r'(?:"[^"]*(?:"|$)|[^\s"])+')
+_FIRST_KARGS = ["rw"]
+"Of a host that has none yet."
 
 
 class Sysroot:
@@ -218,6 +220,9 @@ class Sysroot:
         """Make a commit the next boot's deployment, replacing a staged one.
 
         On a system root that is not the booted one, deploy it at once.
+
+        Raises:
+            NotBootable: the image lists kernel arguments that cannot be taken; nothing has changed.
         """
         origin = _keyfile(Origin.fresh(image).to_keyfile())
         booted = self.booted
@@ -226,13 +231,14 @@ class Sysroot:
             return
         stateroot = booted.get_osname()
         merge = self.sysroot.get_merge_deployment(stateroot)
+        arguments = self._kernel_arguments(merge, commit)
         was_locked = self.is_staged_locked()
         with host_errors("stage the deployment", path=str(self.path)):
             # Locked first and unlocked last: killed in between, nothing is applied that should not be.
             if locked:
                 self._set_legacy_lock(True)
             try:
-                self.sysroot.stage_tree(stateroot, commit, origin, merge, kernel_arguments(merge), None)
+                self.sysroot.stage_tree(stateroot, commit, origin, merge, arguments, None)
             except GLib.Error:
                 self._set_legacy_lock(was_locked)
                 raise
@@ -243,12 +249,21 @@ class Sysroot:
     def _deploy(self, commit: str, origin: Any) -> None:
         stateroot = self._single_stateroot()
         merge = self.sysroot.get_merge_deployment(stateroot)
-        arguments = kernel_arguments(merge) if merge is not None else ["rw"]
+        arguments = self._kernel_arguments(merge, commit)
         with host_errors("deploy the image", path=str(self.path)):
             _, deployment = self.sysroot.deploy_tree(stateroot, commit, origin, merge, arguments, None)
             flags = OSTree.SysrootSimpleWriteDeploymentFlags.NO_CLEAN
             self.sysroot.simple_write_deployment(stateroot, deployment, merge, flags, None)
         self.reload()
+
+    def _kernel_arguments(self, merge: Any, commit: str) -> list[str]:
+        """Return the arguments for a commit that follows the deployment `merge`, or none."""
+        new = read_kargs(self.repository, commit)
+        if merge is None:
+            return merge_kargs(_FIRST_KARGS, [], new)
+        return merge_kargs(
+            kernel_arguments(merge), read_deployed_kargs(self.repository, merge.get_csum()), new
+        )
 
     def _single_stateroot(self) -> str:
         names = sorted(p.name for p in (self.path / "ostree/deploy").iterdir() if p.is_dir())
@@ -382,12 +397,8 @@ def _unescape_mount(text: str) -> str:
 
 def kernel_arguments(deployment: Any) -> list[str]:
     """Return a deployment's kernel arguments, without the one libostree sets itself."""
-    return split_kernel_arguments(deployment.get_bootconfig().get("options") or "")
-
-
-def split_kernel_arguments(options: str) -> list[str]:
-    """Split at spaces that are not quoted, in order and with every repetition; `ostree=` is left out."""
-    return [argument for argument in _KARG.findall(options) if not argument.startswith("ostree=")]
+    options = split_kargs(deployment.get_bootconfig().get("options") or "")
+    return [argument for argument in options if not argument.startswith(DEPLOYMENT_KARG)]
 
 
 def _keyfile(text: str) -> Any:

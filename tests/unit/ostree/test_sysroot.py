@@ -8,27 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bootcd.ostree.sysroot import device_is_read_only, mount_source, split_kernel_arguments
-
-
-@pytest.mark.parametrize(
-    ("options", "arguments"),
-    [
-        ("", []),
-        ("  rw   quiet ", ["rw", "quiet"]),
-        ("console=tty0 x x console=ttyS0", ["console=tty0", "x", "x", "console=ttyS0"]),
-        ('a="b c" "d e=f" g', ['a="b c"', '"d e=f"', "g"]),
-        ('dyndbg="file a.c +p; file b.c +p" rw', ['dyndbg="file a.c +p; file b.c +p"', "rw"]),
-        ('rw a="b c', ["rw", 'a="b c']),
-        ("rw ostree=/ostree/boot.1/x/y/0 ostree.prepare=1", ["rw", "ostree.prepare=1"]),
-        ("a\tb\nc", ["a", "b", "c"]),
-    ],
-)
-def test_split_kernel_arguments_keeps_quotes_order_and_repetitions(
-    options: str, arguments: list[str]
-) -> None:
-    assert split_kernel_arguments(options) == arguments
-
+from bootcd.ostree.sysroot import device_is_read_only, mount_source
 
 MOUNTS = r"""
 22 1 0:20 / / rw,relatime shared:1 - overlay overlay rw
