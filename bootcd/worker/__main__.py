@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bootcd.engine.native import NativeEngine
+from bootcd.engine.protocol import Engine
 from bootcd.host.clock import SystemClock
 from bootcd.host.files import read_bounded, write_atomic
 from bootcd.model.errors import BootcdError, Cancelled, InternalError
@@ -129,7 +129,10 @@ class _Worker:
             sender.cancel()
 
     async def _job(self) -> Outcome:
-        def open_and_prepare() -> NativeEngine:
+        def open_and_prepare() -> Engine:
+            # Half of what a worker imports; inspecting the host needs none of it, and is frequent.
+            from bootcd.engine.native import NativeEngine
+
             engine = NativeEngine(self._request.settings, SystemClock(), own_mounts=self._own_mounts)
             engine.prepare(self._request)
             return engine

@@ -389,6 +389,37 @@ async def test_locked_staged_deployment_is_discarded_by_a_reboot(host: Host) -> 
     assert await host.reboot() == "2"
 
 
+STAGE = """
+import ctypes, sys
+from pathlib import Path
+from bootcd.model.errors import BackendFailed
+from bootcd.ostree.sysroot import Sysroot
+from bootcd.ostreefmt.origin import TrackedImage
+assert ctypes.CDLL(None).unshare(0x20000) == 0
+sysroot = Sysroot(Path("/"), own_mounts=True)
+with sysroot.locked():
+    try:
+        sysroot.stage(sys.argv[1], TrackedImage.registry("q.example/x"), locked=sys.argv[2] == "locked")
+    except BackendFailed as error:
+        print(error.message)
+"""
+
+
+@pytest.mark.parametrize("locked", [True, False], ids=["locked", "unlocked"])
+async def test_stage_that_fails_leaves_the_staged_deployment_locked_as_it_was(
+    host: Host, locked: bool
+) -> None:
+    await host.publish("2")
+    await host.done(JobKind.UPGRADE, download_only=locked)
+    staged = (await host.status())["staged"]
+
+    wanted = "unlocked" if locked else "locked"
+    done = await host.machine.run([PYTHON, "-c", STAGE, "0" * 64, wanted])
+
+    assert done.stdout.startswith("cannot stage the deployment: ")
+    assert (await host.status())["staged"] == staged
+
+
 async def test_apply_unlocks_what_is_staged_and_reboots_into_it(host: Host) -> None:
     await host.publish("2")
     await host.done(JobKind.UPGRADE, download_only=True)
@@ -400,16 +431,20 @@ async def test_apply_unlocks_what_is_staged_and_reboots_into_it(host: Host) -> N
     assert await host.reboot() == "2"
 
 
-@pytest.mark.parametrize("kind", [JobKind.UPGRADE, JobKind.SWITCH])
-async def test_update_to_apply_that_is_staged_already_reboots(host: Host, kind: JobKind) -> None:
+@pytest.mark.parametrize(
+    ("kind", "locked"), [(JobKind.UPGRADE, False), (JobKind.SWITCH, True)], ids=["upgrade", "locked switch"]
+)
+async def test_update_to_apply_that_is_staged_already_reboots(
+    host: Host, kind: JobKind, locked: bool
+) -> None:
     image = host.name if kind is JobKind.SWITCH else ""
     assert (await host.done(kind, image=image, apply=True)).reboot is False, "there is nothing to apply"
     await host.publish("2")
-    await host.done(JobKind.UPGRADE, download_only=True)
+    await host.done(JobKind.UPGRADE, download_only=locked)
 
     outcome = await host.done(kind, image=image, apply=True)
 
-    assert outcome.reboot is True
+    assert (outcome.changed, outcome.reboot) == (locked, True)
     assert await host.reboot() == "2"
 
 
