@@ -11,7 +11,6 @@ import pytest
 from bootcd.model.errors import WrongState
 from bootcd.ostree.sysroot import Sysroot, device_is_read_only, mount_source
 
-
 MOUNTS = r"""
 22 1 0:20 / / rw,relatime shared:1 - overlay overlay rw
 23 22 0:35 /root /sysroot ro shared:2 master:1 - btrfs /dev/vda3 rw,subvolid=256
