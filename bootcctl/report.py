@@ -117,7 +117,7 @@ def _mode(service: dict[str, Any], now: float) -> str:
         if upcoming.get("when"):
             left = upcoming["when"] / 1e6 - now
             text += f" in {format_duration(left)}" if left >= 1 else " now"
-    if upcoming.get("reason"):
+    if upcoming.get("reason") and mode != "off":
         text += f" ({clean(upcoming['reason'])})"
     return text
 
@@ -260,7 +260,9 @@ def render_history(entries: list[dict[str, Any]], zone: tzinfo | None, style: St
             for text in (entry.get("image"), entry.get("version"), _short(entry.get("digest") or ""))
             if text
         )
-        if entry.get("state") == "done" and not entry.get("changed"):
+        if entry.get("kind") == "apply" and not detail:
+            detail = "reboot asked for"
+        elif entry.get("state") == "done" and not entry.get("changed"):
             detail = f"available: {detail}" if entry.get("kind") == "check" and detail else "nothing changed"
         rows.append(
             (ended, entry.get("kind", ""), entry.get("state", ""), took, entry.get("requester", ""), detail)
