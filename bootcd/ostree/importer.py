@@ -41,9 +41,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 CHECKPOINT_BYTES = 256 << 20
-"Compressed bytes of finished layers after which they are published."
-CHECKPOINT_LAYERS = 32
-"Or their number: each holds descriptors until then."
+"Compressed bytes of layers that are written together and published when all of them are verified."
 
 _EMPTIED_BY_HOST = ("usr/etc/hostname", "usr/etc/resolv.conf")
 "Container builds leave them empty; an empty one would keep the host from making its own."
@@ -156,7 +154,7 @@ class Importer:
 
     def _merge(self, image: Image, fetch: _Fetch) -> str:
         repository = self._repository
-        store = fetch.new_store()
+        store = fetch.open_batch().store
         merged: Directory | None = None
         for layer in image.manifest.layers:
             tree = fetch.trees.get(layer.digest)
@@ -190,6 +188,21 @@ class Importer:
         return max(0, int(created.timestamp()))
 
 
+@dataclass(slots=True)
+class _Batch:
+    """Layers that share a store, so that its directories move into the repository as a whole."""
+
+    store: ObjectStore
+    bytes_started: int = 0
+    unfinished: int = 0
+    refs: dict[str, str] = field(default_factory=dict)
+    "To commits of verified layers in the store: they must not be set before it is published."
+
+    @property
+    def full(self) -> bool:
+        return self.bytes_started >= CHECKPOINT_BYTES
+
+
 class _Fetch:
     """The layers of one import in flight, and what is written and not yet published."""
 
@@ -208,10 +221,8 @@ class _Fetch:
         self._progress = progress
         self._pipe_bytes = pipe_bytes
         self._threads = threads
-        self._finished: list[ObjectStore] = []
-        self._finished_bytes = 0
-        self._refs: dict[str, str] = {}
-        "Refs to what is in the stores above: they must not be set before these are published."
+        self._batches: list[_Batch] = []
+        "Not published yet; layers that start now go to the last one unless it is full."
         self._commits: dict[str, str] = {}
         self._publishing = asyncio.Lock()
         self.trees: dict[str, Directory] = {}
@@ -238,8 +249,10 @@ class _Fetch:
     async def _one(self, layer: Descriptor, diff_id: str, open_blob: OpenBlob) -> None:
         loop = asyncio.get_running_loop()
         pipe = BytePipe(loop, limit_bytes=self._pipe_bytes)
-        # A store of its own: what is published together was verified together.
-        store = self._repository.new_store()
+        batch = self.open_batch()
+        batch.bytes_started += layer.size
+        batch.unfinished += 1
+        store = batch.store
         what = f"layer {layer.digest[:19]} of {self._image.reference}"
 
         def write() -> tuple[ImportedLayer, str]:
@@ -277,18 +290,17 @@ class _Fetch:
             imported, commit = await asyncio.shield(writer)
         except BaseException as error:
             pipe.abort(cancelled() if isinstance(error, asyncio.CancelledError) else error)
-            # The thread ends as soon as it sees the pipe's end; its store must not go before it.
+            # The thread ends as soon as it sees the pipe's end; the store must not go before it. The layer
+            # stays unfinished, so that what it wrote is never published.
             await _settled(writer)
-            store.discard()
             self._progress.bytes_done -= fetched
             raise
         self.trees[layer.digest] = imported.tree
         self.dropped.update(imported.dropped)
-        self._finished.append(store)
         self._commits[layer.digest] = commit
-        self._refs[blob_ref(layer.digest)] = commit
         self._progress.layers_done += 1
-        self._finished_bytes += layer.size
+        batch.refs[blob_ref(layer.digest)] = commit
+        batch.unfinished -= 1
         await self._checkpoint()
 
     def _write_layer_commit(self, layer: ImportedLayer, store: ObjectStore) -> str:
@@ -301,35 +313,33 @@ class _Fetch:
             implied=sorted(path for path, node in layer.tree.walk() if node.implied),
         )
 
-    def new_store(self) -> ObjectStore:
-        """Return a store that is published with the finished layers."""
-        store = self._repository.new_store()
-        self._finished.append(store)
-        return store
+    def open_batch(self) -> _Batch:
+        """Return the batch for what is written next."""
+        # libostree's transaction holds all layers alike, so there can only be one for it.
+        if not self._batches or (self._batches[-1].full and self._repository.stages_objects):
+            self._batches.append(_Batch(self._repository.new_store()))
+        return self._batches[-1]
 
     async def _checkpoint(self) -> None:
-        """Publish finished layers if there are enough of them."""
+        """Publish the full batches whose layers are all verified."""
         async with self._publishing:
-            enough = self._finished_bytes >= CHECKPOINT_BYTES or len(self._finished) >= CHECKPOINT_LAYERS
-            # libostree's transaction holds all layers alike, finished or not.
-            if enough and self._repository.stages_objects:
-                await _to_its_end(self._transaction.checkpoint, *self._take_finished())
+            for batch in [batch for batch in self._batches if batch.full and not batch.unfinished]:
+                if self._repository.stages_objects:
+                    self._batches.remove(batch)
+                    await _to_its_end(self._transaction.checkpoint, [batch.store], batch.refs)
 
     async def finish(self, refs: dict[str, str]) -> None:
         """Publish what is left, and refs to it."""
         async with self._publishing:
-            self._refs |= refs
-            await _to_its_end(self._transaction.finish, *self._take_finished())
-
-    def _take_finished(self) -> tuple[list[ObjectStore], dict[str, str]]:
-        taken = self._finished, self._refs
-        self._finished, self._refs, self._finished_bytes = [], {}, 0
-        return taken
+            batches, self._batches = self._batches, []
+            for batch in batches:
+                refs = batch.refs | refs
+            await _to_its_end(self._transaction.finish, [batch.store for batch in batches], refs)
 
     def abandon(self) -> None:
         """Forget what is not published. No thread may be at work any more. Blocks."""
-        for store in self._finished:
-            store.discard()
+        for batch in self._batches:
+            batch.store.discard()
         try:
             self._transaction.abort()
         except BootcdError as error:
@@ -341,8 +351,8 @@ class _Fetch:
 
     def is_empty_file(self, checksum: bytes) -> bool:
         """Whether it is a regular file of size 0, published or not."""
-        for store in self._finished:
-            if path := store.find(checksum, "file"):
+        for batch in self._batches:
+            if path := batch.store.find(checksum, "file"):
                 status = path.lstat()
                 return stat.S_ISREG(status.st_mode) and status.st_size == 0
         return self._repository.is_empty_file(checksum)
