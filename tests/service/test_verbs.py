@@ -413,8 +413,11 @@ async def test_stage_that_fails_leaves_the_staged_deployment_locked_as_it_was(
     await host.done(JobKind.UPGRADE, download_only=locked)
     staged = (await host.status())["staged"]
 
+    bare = host.machine.directory / "no-kernel"
+    bare.mkdir()
+    commit = await host.machine.commit_tree(bare, branch="no-kernel")
     wanted = "unlocked" if locked else "locked"
-    done = await host.machine.run([PYTHON, "-c", STAGE, "0" * 64, wanted])
+    done = await host.machine.run([PYTHON, "-c", STAGE, commit, wanted])
 
     assert done.stdout.startswith("cannot stage the deployment: ")
     assert (await host.status())["staged"] == staged
