@@ -49,6 +49,7 @@ async def test_upgrade_apply_rollback_and_switch_end_where_they_should(host: Hos
     machine = host.machine
     v1 = host.images.digest("v1")
     assert digest((await host.status())["booted"]) == v1
+    assert kernel_arguments(host) == {"rw", "console=ttyS0"}
     assert (await host.ctl("check", check=False)).returncode == 77
 
     v2 = await host.publish("v2")
@@ -70,7 +71,7 @@ async def test_upgrade_apply_rollback_and_switch_end_where_they_should(host: Hos
     assert (digest(status["booted"]), digest(status["rollback"]), status["staged"]) == (v2, v1, None)
     assert machine.path("/etc/hosts").read_text() == "edited after staging\n"
     assert machine.path("/var/lib/precious").read_text() == "kept\n"
-    assert "rw" in machine.booted_entry().options
+    assert kernel_arguments(host) == {"rw", "console=ttyS0", "quiet"}
 
     await host.ctl("rollback")
     assert (await host.status())["rollbackQueued"]
@@ -80,6 +81,7 @@ async def test_upgrade_apply_rollback_and_switch_end_where_they_should(host: Hos
     await machine.reboot_requested()
     await host.reboot()
     assert digest((await host.status())["booted"]) == v1
+    assert kernel_arguments(host) == {"rw", "console=ttyS0"}
 
     other = await host.publish("other", name="example/other")
     await host.ctl("switch", "--apply", f"{host.front}/example/other:stable")
@@ -91,6 +93,11 @@ async def test_upgrade_apply_rollback_and_switch_end_where_they_should(host: Hos
 
     kinds = [entry["kind"] for entry in await host.history()]
     assert kinds == ["switch", "rollback", "rollback", "rollback", "apply", "upgrade", "check", "check"]
+
+
+def kernel_arguments(host: Host) -> set[str]:
+    """Return what the host was booted with, but for what leads to its deployment."""
+    return {word for word in host.machine.booted_entry().options if not word.startswith("ostree=")}
 
 
 async def test_ostree_agrees_with_what_was_deployed(host: Host) -> None:
