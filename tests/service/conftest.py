@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.support.faultproxy import FaultProxy
-from tests.support.host import Host, new_host
+from tests.support.host import Host, copy_tree, new_host
 from tests.support.os_image import OsImages
+
+
+@dataclass(frozen=True)
+class Template:
+    """A host that runs version 1, not booted, to be copied. It knows its registry by `port`."""
+
+    directory: Path
+    port: int
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory, os_images: OsImages) -> Template:
+    work, kept = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("template")
+
+    async def make() -> int:
+        async with new_host(work, os_images) as host, FaultProxy(host.registry.url) as proxy:
+            host.front = proxy.host
+            await host.publish("v1")
+            await host.deploy()
+            await copy_tree(work, kept)
+            return int(proxy.host.rpartition(":")[2])
+
+    return Template(kept, asyncio.run(make()))
 
 
 @pytest.fixture
@@ -21,24 +46,20 @@ async def stack(tmp_path: Path) -> AsyncIterator[AsyncExitStack]:
 
 
 @pytest.fixture
-async def undeployed(stack: AsyncExitStack, tmp_path: Path, os_images: OsImages) -> Host:
-    """A host with an empty disk; version 1 is published."""
-    host = await stack.enter_async_context(new_host(tmp_path, os_images))
-    await host.publish("v1")
-    return host
+async def unbooted(stack: AsyncExitStack, tmp_path: Path, os_images: OsImages, template: Template) -> Host:
+    return await stack.enter_async_context(new_host(tmp_path, os_images, template=template.directory))
 
 
 @pytest.fixture
-async def proxy(stack: AsyncExitStack, undeployed: Host) -> FaultProxy:
+async def proxy(stack: AsyncExitStack, unbooted: Host, template: Template) -> FaultProxy:
     """What stands between the host and its registry."""
-    proxy = await stack.enter_async_context(FaultProxy(undeployed.registry.url))
-    undeployed.front = proxy.host
+    proxy = FaultProxy(unbooted.registry.url, port=template.port)
+    unbooted.front = (await stack.enter_async_context(proxy)).host
     return proxy
 
 
 @pytest.fixture
-async def host(undeployed: Host, proxy: FaultProxy) -> Host:
+async def host(unbooted: Host, proxy: FaultProxy) -> Host:
     """A host that runs version 1 and tracks `stable` through the proxy."""
-    await undeployed.deploy()
-    await undeployed.boot()
-    return undeployed
+    await unbooted.boot()
+    return unbooted

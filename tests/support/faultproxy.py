@@ -75,13 +75,14 @@ class _Rule:
 
 @dataclass
 class FaultProxy:
-    """Forwards to `upstream` (a URL); serves HTTPS if `server_context` is given."""
+    """Forwards to `upstream` (a URL); serves HTTPS if `server_context` is given, on `port` or any."""
 
     upstream: str
     upstream_context: ssl.SSLContext | None = None
     server_context: ssl.SSLContext | None = None
     requests: list[Seen] = field(default_factory=list)
     host: str = ""
+    port: int = 0
 
     async def __aenter__(self) -> Self:
         self._rules: list[_Rule] = []
@@ -97,7 +98,7 @@ class FaultProxy:
         application.router.add_route("*", "/{tail:.*}", self._handle)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self.server_context).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self.server_context).start()
         self.host = f"127.0.0.1:{self._runner.addresses[0][1]}"
         return self
 

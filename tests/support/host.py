@@ -124,19 +124,35 @@ class Host:
 
 
 @asynccontextmanager
-async def new_host(directory: Path, images: OsImages | None = None) -> AsyncGenerator[Host, None]:
-    """Prepare a machine and a registry; nothing is published, deployed or booted yet."""
+async def new_host(
+    directory: Path, images: OsImages | None = None, *, template: Path | None = None
+) -> AsyncGenerator[Host, None]:
+    """Prepare a machine and a registry; nothing is booted yet, and without `template` nothing deployed.
+
+    `template` is a copy of the directory of another host, made while it was not booted.
+    """
     images = images or await asyncio.to_thread(cached_os_images, REPOSITORY / ".cache/os-image")
-    overlay = directory / "overlay"
-    (directory / "registry").mkdir()
-    await install(overlay)
+    if template:
+        await copy_tree(template, directory)
+    else:
+        (directory / "registry").mkdir()
+        await install(directory / "overlay")
+    overlay, binds = directory / "overlay/usr", [PYTHON.parent.parent]
     async with AsyncExitStack() as stack:
         registry = await stack.enter_async_context(Registry(directory / "registry"))
-        machine = await Machine.create(
-            directory / "machine", overlay=overlay / "usr", binds=[PYTHON.parent.parent]
-        )
+        if template:
+            machine = Machine(directory / "machine", overlay, binds, readonly_sysroot=True)
+        else:
+            machine = await Machine.create(directory / "machine", overlay=overlay, binds=binds)
         await stack.enter_async_context(machine)
         yield Host(machine, registry, images)
+
+
+async def copy_tree(source: Path, target: Path) -> None:
+    """Copy a directory's content with all attributes, hard links included."""
+    process = await asyncio.create_subprocess_exec("cp", "--archive", f"{source}/.", str(target))
+    if await process.wait():
+        raise RuntimeError(f"{source} could not be copied")
 
 
 async def install(target: Path) -> None:
