@@ -102,9 +102,11 @@ class Ground:
 
 
 async def _run(*command: str | Path) -> str:
-    process = await asyncio.create_subprocess_exec(
-        *map(str, command), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
+    pipe = asyncio.subprocess.PIPE
+    try:
+        process = await asyncio.create_subprocess_exec(*map(str, command), stdout=pipe, stderr=pipe)
+    except FileNotFoundError:
+        raise RuntimeError(f"{command[0]} is missing") from None
     output, errors = await process.communicate()
     if process.returncode:
         raise RuntimeError(f"{command[0]}: {errors.decode().strip()}")

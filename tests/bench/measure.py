@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,9 @@ async def measure(command: Sequence[str | Path], log: Path) -> Sample:
         os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
         raise
-    found = json.loads(report.read_text())
+    found: dict[str, Any] = (
+        json.loads(report.read_text()) if process.returncode == 0 else {"status": "no result"}
+    )
     if found["status"]:
         text = log.read_text(errors="replace")[-2000:]
         raise RuntimeError(f"{' '.join(map(str, command))} ended with {found['status']}:\n{text}")
