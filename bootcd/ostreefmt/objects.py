@@ -167,15 +167,27 @@ def parse_dirmeta(data: bytes) -> DirMeta:
     uid, gid, mode = _DIRMETA.unpack_from(data)
     if not stat.S_ISDIR(mode) or mode > 0o177777:
         raise _corrupt("dirmeta")
+    return DirMeta(uid, gid, mode, _parse_xattrs(data[_DIRMETA.size :], "dirmeta"))
+
+
+def parse_xattrs(data: bytes) -> tuple[Xattr, ...]:
+    """Parse extended attributes that stand alone, in the form they have in a file's header.
+
+    Raises BackendFailed for data that is not in normal form.
+    """
+    return _parse_xattrs(data, "file-xattrs")
+
+
+def _parse_xattrs(data: bytes, kind: str) -> tuple[Xattr, ...]:
     xattrs: list[Xattr] = []
-    for item in _parse_array(data[_DIRMETA.size :], "dirmeta"):
+    for item in _parse_array(data, kind):
         width = _width(len(item))
         split = int.from_bytes(item[-width:], "little")
         end = len(item) - width
         if not 2 <= split <= end or item.find(b"\0") != split - 1 or _offset_width(end, 1) != width:
-            raise _corrupt("dirmeta")
+            raise _corrupt(kind)
         xattrs.append((item[: split - 1], item[split:end]))
-    return DirMeta(uid, gid, mode, tuple(xattrs))
+    return tuple(xattrs)
 
 
 def _tree_item(name: str, object_ids: tuple[bytes, ...]) -> bytes:

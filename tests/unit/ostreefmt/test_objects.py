@@ -254,3 +254,20 @@ def test_object_path_splits_after_two_characters() -> None:
 def test_object_path_of_no_checksum_raises(checksum: str) -> None:
     with pytest.raises(BackendFailed):
         o.object_path(checksum, o.ObjectKind.FILE)
+
+
+@given(xattr_sets)
+def test_xattrs_alone_are_read_as_a_directory_has_them(xattrs: tuple[o.Xattr, ...]) -> None:
+    alone = o.dirmeta(0, 0, DIR, xattrs)[12:]
+    assert o.parse_xattrs(alone) == tuple(sorted(xattrs))
+
+
+@given(st.binary(max_size=200))
+def test_xattrs_of_any_bytes_are_what_ostree_would_write_or_refused(data: bytes) -> None:
+    try:
+        xattrs = o.parse_xattrs(data)
+    except BackendFailed:
+        return
+    names = [name for name, _ in xattrs]
+    if names == sorted(set(names)):
+        assert o.dirmeta(0, 0, DIR, xattrs)[12:] == data
