@@ -45,15 +45,10 @@ from bootcd.model.job import (
 from bootcd.oci.manifest import Descriptor, host_architecture, parse_timestamp
 from bootcd.oci.reference import ImageReference, parse_reference
 from bootcd.oci.trust import accepts_unsigned
+from bootcd.ostree.fetch import ImportProgress
 from bootcd.ostree.garbage import drop_unused_refs
-from bootcd.ostree.importer import (
-    INDEX_DIGEST_KEY,
-    Image,
-    Importer,
-    ImportProgress,
-    check_bootable,
-    missing_layers,
-)
+from bootcd.ostree.image import Image, check_bootable, missing_layers
+from bootcd.ostree.importer import INDEX_DIGEST_KEY, Importer
 from bootcd.ostree.status import read_host
 from bootcd.ostree.sysroot import Sysroot
 from bootcd.ostreefmt.metadata import cached_update_metadata, parse_merge_metadata

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import IO, cast
+from typing import IO, TypeVar, cast
 
 import zstandard
 from isal import igzip, isal_zlib
@@ -24,6 +25,8 @@ from bootcd.ostree.stream import BytePipe, ByteSource, ReadAhead
 from bootcd.ostree.tree import Directory, TreeBuilder
 from bootcd.ostreefmt.objects import DirMeta, Xattr
 from bootcd.ostreefmt.paths import Kind, map_hardlink_target, map_path
+
+T = TypeVar("T")
 
 BOMB_RATIO = 200
 BOMB_FLOOR_BYTES = 1 << 30
@@ -51,20 +54,31 @@ class ImportedLayer:
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-def import_layer(
+def import_layer(source: ByteSource, store: ObjectStore, *, allow_nonusr: bool, what: str) -> ImportedLayer:
+    """Read the archive of a layer and write its content to the store. Blocks.
+
+    Args:
+        what: names the layer in errors.
+    Raises:
+        InvalidLayer: not an acceptable archive.
+    """
+    return _Importer(store, allow_nonusr, what).run(source)
+
+
+def unpack(
     source: BytePipe,
-    store: ObjectStore,
+    read: Callable[[ByteSource], T],
     *,
     compression: str,
     compressed_bytes: int,
     diff_id: str,
-    allow_nonusr: bool,
     what: str,
-) -> ImportedLayer:
-    """Read a layer to its end and write its content to the store. Blocks; runs in a thread.
+) -> T:
+    """Have a layer's archive read to its end, and return what came of it. Blocks; runs in a thread.
 
     Args:
         source: the compressed bytes; raises if they turn out not to be what was asked for.
+        read: consumes the archive. What it returns counts only if this does not raise.
         compression: "none", "gzip" or "zstd".
         diff_id: expected digest of the uncompressed archive.
         what: names the layer in errors.
@@ -77,7 +91,7 @@ def import_layer(
     plain = _Bounded(_decompress(source, compression), limit, what)
     ahead = ReadAhead(plain, on_block=digest.update)
     try:
-        layer = _Importer(store, allow_nonusr, what).run(ahead)
+        result = read(ahead)
     except BaseException as error:
         # The decoder may be waiting for bytes that nobody will send.
         source.abort(error)
@@ -89,7 +103,7 @@ def import_layer(
         raise DigestMismatch(
             f"{what} unpacks to {actual}, the image config says {diff_id}", expected=diff_id, actual=actual
         )
-    return layer
+    return result
 
 
 class _Importer:
@@ -101,6 +115,8 @@ class _Importer:
         self._what = what
         self._tree = TreeBuilder(store)
         self._dropped: Counter[str] = Counter()
+        self._objects: dict[str, bytes] = {}
+        "Files that lie where a chunked image keeps its objects, by path."
 
     def run(self, source: ByteSource) -> ImportedLayer:
         reader = TarReader(source)
@@ -115,9 +131,22 @@ class _Importer:
             elif kind is Kind.DROP:
                 self._dropped[path] += 1
             else:
-                raise InvalidLayer(f"{self._what} holds ostree objects at {entry.name[:80]!r}")
+                self._hold_object(path, entry, reader)
         reader.drain()
         return ImportedLayer(self._tree.root, self._dropped)
+
+    def _hold_object(self, path: str, entry: TarEntry, reader: TarReader) -> None:
+        """Keep a file for the hard links to it: a build that changes one of them changes the object too.
+
+        An object that nothing links to belongs to the base below and is part of no tree.
+        """
+        if entry.type is EntryType.FILE:
+            self._objects[path] = self._write_file(entry, reader)
+
+    def _write_file(self, entry: TarEntry, reader: TarReader) -> bytes:
+        return self._store.write_file(
+            entry.uid, entry.gid, entry.mode, _xattrs(entry), entry.size, reader.read_chunks()
+        )
 
     def _add(self, path: str, entry: TarEntry, reader: TarReader) -> None:
         if entry.type is EntryType.DIRECTORY:
@@ -125,9 +154,7 @@ class _Importer:
             self._tree.add_directory(path, meta)
             return
         if entry.type is EntryType.FILE:
-            checksum = self._store.write_file(
-                entry.uid, entry.gid, entry.mode, _xattrs(entry), entry.size, reader.read_chunks()
-            )
+            checksum = self._write_file(entry, reader)
         elif entry.type is EntryType.SYMLINK:
             if not entry.linkname:
                 raise InvalidLayer(f"{self._what} has a symbolic link without target at {path[:80]!r}")
@@ -141,7 +168,10 @@ class _Importer:
 
     def _hardlink_target(self, path: str, entry: TarEntry) -> bytes:
         target = map_hardlink_target(entry.linkname, allow_nonusr=self._allow_nonusr)
-        found = self._tree.root.file(_in_factory(target.path)) if target.kind is Kind.KEEP else None
+        if target.kind is Kind.CHUNK_OBJECT:
+            found = self._objects.get(target.path)
+        else:
+            found = self._tree.root.file(_in_factory(target.path)) if target.kind is Kind.KEEP else None
         if found is None:
             raise InvalidLayer(
                 f"{self._what} has a hard link at {path[:80]!r} to {entry.linkname[:80]!r}, "

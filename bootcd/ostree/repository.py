@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bootcd.model.errors import BackendFailed
+from bootcd.model.errors import BackendFailed, InvalidLayer
 from bootcd.ostree.libostree import Gio, GLib, OSTree, host_errors
 from bootcd.ostree.store import LibostreeStore, ObjectStore, StagedStore, publish, remove_stale_stages
+from bootcd.ostreefmt.objects import parse_dirtree
 
 _IMPLIED_KEY = "bootcd.implied-directories"
 _DEFAULT_RESERVE_PERCENT = 3
@@ -99,9 +100,13 @@ class Repository:
             _, commit, _ = self.repo.load_commit(checksum)
         metadata = commit.get_child_value(0)
         implied = metadata.lookup_value(_IMPLIED_KEY, GLib.VariantType.new("as"))
-        contents = bytes(commit.get_child_value(6).get_data_as_bytes().get_data())
-        meta = bytes(commit.get_child_value(7).get_data_as_bytes().get_data())
+        contents, meta = _bytes(commit.get_child_value(6)), _bytes(commit.get_child_value(7))
         return contents, meta, frozenset(implied.unpack()) if implied is not None else None
+
+    def list_root(self, commit: str) -> tuple[list[tuple[str, bytes]], list[tuple[str, bytes, bytes]]]:
+        """Return the files and directories at a commit's root, as `parse_dirtree` does."""
+        contents, _, _ = self.commit_root(commit)
+        return parse_dirtree(self.read_dirtree(contents))
 
     def write_commit(
         self,
@@ -111,9 +116,10 @@ class Repository:
         meta: bytes,
         metadata: Mapping[str, str],
         timestamp: int,
+        parent: str = "",
         implied: list[str] | None = None,
     ) -> str:
-        """Write a commit object without parent, subject or body; returns its checksum.
+        """Write a commit object without subject or body; returns its checksum.
 
         Args:
             timestamp: seconds since the epoch.
@@ -126,7 +132,7 @@ class Repository:
             "(a{sv}aya(say)sstayay)",
             (
                 entries,
-                b"",
+                bytes.fromhex(parent),
                 [],
                 "",
                 "",
@@ -137,15 +143,26 @@ class Repository:
         )
         return store.write_metadata("commit", variant.get_data_as_bytes().get_data()).hex()
 
+    def write_detached_metadata(self, checksum: str, data: bytes) -> None:
+        """Set a commit's detached metadata; in an open transaction it is seen when that is committed."""
+        with host_errors(f"write the metadata of commit {checksum}", path=str(self.path)):
+            self.repo.write_commit_detached_metadata(checksum, _variant("a{sv}", data), None)
+
+    def mark_complete(self, checksum: str) -> None:
+        """Say that all a commit refers to is here."""
+        with host_errors(f"mark commit {checksum} as complete", path=str(self.path)):
+            self.repo.mark_commit_partial(checksum, False)
+
+    def has_object(self, checksum: bytes, kind: str) -> bool:
+        """Whether an object is here; one written in an open transaction counts."""
+        object_type = OSTree.object_type_from_string(kind)
+        with host_errors("look for an object in the repository", path=str(self.path)):
+            _, found = self.repo.has_object(object_type, checksum.hex(), None)
+        return bool(found)
+
     def object_path(self, checksum: bytes, kind: str) -> Path:
         text = checksum.hex()
         return self.path / "objects" / text[:2] / f"{text[2:]}.{kind}"
-
-    def is_empty_file(self, checksum: bytes) -> bool:
-        """Whether it is a regular file of size 0; one written in an open transaction counts as here."""
-        with host_errors("read a file from the repository"):
-            _, _, info, _ = self.repo.load_file(checksum.hex(), None)
-        return bool(info.get_file_type() == Gio.FileType.REGULAR and info.get_size() == 0)
 
     def read_dirtree(self, checksum: bytes) -> bytes:
         """Return a directory's object, for `parse_dirtree`."""
@@ -263,6 +280,32 @@ class Transaction:
             self._holds = False
             with host_errors("unlock the ostree repository"):
                 self._repo.lock_pop(OSTree.RepoLockType.SHARED, None)
+
+
+def parse_commit(data: bytes) -> tuple[bytes, bytes]:
+    """Return root dirtree and dirmeta of a commit object from elsewhere; raises InvalidLayer."""
+    commit = _variant("(a{sv}aya(say)sstayay)", data)
+    try:
+        sound = commit.is_normal_form() and OSTree.validate_structureof_commit(commit)
+    except GLib.Error:
+        sound = False
+    if not sound:
+        raise InvalidLayer("the layer holds a commit that is not in order")
+    return _bytes(commit.get_child_value(6)), _bytes(commit.get_child_value(7))
+
+
+def check_detached_metadata(data: bytes) -> None:
+    """Raise InvalidLayer for what is no detached metadata in normal form."""
+    if not _variant("a{sv}", data).is_normal_form():
+        raise InvalidLayer("the layer holds detached metadata that is not in order")
+
+
+def _variant(type_string: str, data: bytes) -> Any:
+    return GLib.Variant.new_from_bytes(GLib.VariantType.new(type_string), GLib.Bytes.new(data), False)
+
+
+def _bytes(variant: Any) -> bytes:
+    return bytes(variant.get_data_as_bytes().get_data())
 
 
 def _wants_verity(repo: Any) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from bootcd.model.errors import InvalidLayer
+from bootcd.oci.tar import MAX_ENTRIES
 from bootcd.ostree.store import ObjectStore
 from bootcd.ostreefmt.objects import DirMeta, dirmeta, dirtree, parse_dirtree
 from bootcd.ostreefmt.paths import Delete, Marker, whiteout_target
@@ -167,20 +168,29 @@ def read_tree(
     meta: bytes,
     implied: Callable[[str, bytes], bool],
     read_dirtree: Callable[[bytes], bytes],
-    *,
-    path: str = "",
 ) -> Directory:
     """Read a tree back from the repository.
 
     Args:
         implied: whether the directory at a path, of a dirmeta checksum, was implied by its layer.
         read_dirtree: returns the serialised dirtree object of a checksum.
+    Raises InvalidLayer for a tree too deep or too large; a few objects that name each other could make
+    one that never ends.
     """
-    if path.count("/") > MAX_DEPTH:
-        raise InvalidLayer(f"{path[:80]!r} is nested more than {MAX_DEPTH} directories deep")
-    files, dirs = parse_dirtree(read_dirtree(contents))
-    node = Directory(meta, implied(path, meta), dict(files))
-    for name, child_contents, child_meta in dirs:
-        child_path = f"{path}/{name}" if path else name
-        node.dirs[name] = read_tree(child_contents, child_meta, implied, read_dirtree, path=child_path)
-    return node
+    entries = 0
+
+    def read(contents: bytes, meta: bytes, path: str) -> Directory:
+        nonlocal entries
+        if path.count("/") > MAX_DEPTH:
+            raise InvalidLayer(f"{path[:80]!r} is nested more than {MAX_DEPTH} directories deep")
+        files, dirs = parse_dirtree(read_dirtree(contents))
+        entries += 1 + len(files)
+        if entries > MAX_ENTRIES:
+            raise InvalidLayer(f"the tree has more than {MAX_ENTRIES} entries")
+        node = Directory(meta, implied(path, meta), dict(files))
+        for name, child_contents, child_meta in dirs:
+            child_path = f"{path}/{name}" if path else name
+            node.dirs[name] = read(child_contents, child_meta, child_path)
+        return node
+
+    return read(contents, meta, "")

@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from bootcd.oci.manifest import Descriptor, ImageManifest, parse_config, parse_manifest
 
-from bootcd.ostree.importer import Image, Importer, ImportProgress, ImportResult
+from bootcd.oci.manifest import Descriptor, ImageManifest, parse_config, parse_manifest
+from bootcd.ostree.fetch import ImportProgress
+from bootcd.ostree.image import Image
+from bootcd.ostree.importer import Importer, ImportResult
 from bootcd.ostree.repository import Repository
 from tests.support import oci_image
 

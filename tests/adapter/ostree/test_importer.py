@@ -9,18 +9,18 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from bootcd.oci.manifest import Descriptor
 
 from bootcd.model.errors import (
     BootcdError,
     DigestMismatch,
     InvalidLayer,
+    InvalidManifest,
     NotBootable,
     OutOfSpace,
     Truncated,
-    Unsupported,
 )
-from bootcd.ostree.importer import ImportProgress
+from bootcd.oci.manifest import Descriptor
+from bootcd.ostree.fetch import ImportProgress
 from bootcd.ostree.repository import Repository
 from bootcd.ostreefmt.refs import blob_ref, image_ref
 from tests.adapter.ostree.conftest import blobs_of, checkout, ostree, run_import
@@ -304,9 +304,9 @@ async def test_bomb_is_refused(repository: Repository, monkeypatch: pytest.Monke
         (make_image([make_layer([file("usr/x")])]), NotBootable),
         (make_image([base(file("usr/lib/modules/6.2/vmlinuz", b"k"))]), NotBootable),
         (make_image([base()], config_changes={"config": {"Labels": {}}}), NotBootable),
-        (make_image([base()], labels={"ostree.final-diffid": "sha256:" + "0" * 64}), Unsupported),
+        (make_image([base()], labels={"ostree.final-diffid": "sha256:" + "0" * 64}), InvalidManifest),
     ],
-    ids=["no-kernel", "two-kernels", "no-label", "chunked"],
+    ids=["no-kernel", "two-kernels", "no-label", "stale-label"],
 )
 async def test_image_that_would_not_boot_is_refused(
     repository: Repository, image: object, error: type[BootcdError]

@@ -18,8 +18,9 @@ import pytest
 
 from bootcd.model.errors import BackendFailed, BootcdError, InvalidLayer, OutOfSpace
 from bootcd.oci.manifest import Descriptor
+from bootcd.ostree import fetch as fetch_module
 from bootcd.ostree import importer as importer_module
-from bootcd.ostree.importer import ImportProgress
+from bootcd.ostree.fetch import ImportProgress
 from bootcd.ostree.repository import Repository, Transaction
 from bootcd.ostree.store import StagedStore
 from bootcd.ostreefmt.refs import BLOB_PREFIX, blob_ref, image_ref
@@ -79,7 +80,7 @@ async def test_ref_of_a_layer_is_never_on_disk_before_its_objects(
     staged: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A layer may finish while another one's objects are being published."""
-    monkeypatch.setattr(importer_module, "CHECKPOINT_BYTES", 1)
+    monkeypatch.setattr(fetch_module, "CHECKPOINT_BYTES", 1)
     image = make_image([base(), make_layer([file("usr/second", b"2")])])
     progress = WatchedProgress(2)
     dangling: list[str] = []
@@ -107,7 +108,7 @@ async def test_finished_layer_is_not_published_beside_an_unverified_one_of_its_s
     image = make_image([base(), make_layer([file("usr/second", os.urandom(1000))])])
     # Full as soon as both have begun.
     size = sum(len(image.blobs[layer.digest]) for layer in image.layers)
-    monkeypatch.setattr(importer_module, "CHECKPOINT_BYTES", size)
+    monkeypatch.setattr(fetch_module, "CHECKPOINT_BYTES", size)
     blobs, progress = blobs_of(image), WatchedProgress(1)
 
     async def open_blob(layer: Descriptor) -> AsyncGenerator[bytes, None]:
@@ -128,7 +129,7 @@ async def test_failing_layer_waits_for_a_checkpoint_under_way(
     staged: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """libostree's transaction is not for two threads at a time."""
-    monkeypatch.setattr(importer_module, "CHECKPOINT_BYTES", 1)
+    monkeypatch.setattr(fetch_module, "CHECKPOINT_BYTES", 1)
     image = make_image([base(), make_layer([file("usr/second", os.urandom(1000))])])
     blobs = blobs_of(image)
     flushing, failing = threading.Event(), threading.Event()
