@@ -17,6 +17,7 @@ from dbus_fast import BusType, DBusError, Message, MessageFlag, MessageType, Nam
 from dbus_fast.aio import MessageBus
 from dbus_fast.aio.message_bus import _MessageWriter  # replaced at a seam dbus_fast does not offer
 
+from bootcd.bus.inbox import CUT, Inbox
 from bootcd.model.errors import BackendFailed, WrongState
 
 BUS_NAME = "org.freedesktop.DBus"
@@ -102,11 +103,21 @@ class _Writer(_MessageWriter):
         self.bus._finalize(error)  # noqa: SLF001
 
 
+class _Bus(MessageBus):
+    """Read through an `Inbox` from the end of the handshake on."""
+
+    async def _authenticate(self) -> None:
+        await super()._authenticate()
+        assert self._sock is not None
+        self._sock = Inbox(self._sock)  # type: ignore[assignment]
+
+
 class Connection:
     """A connected peer of the bus.
 
-    `on_message` sees every message first and returns whether nobody else needs to; `on_drained` is
-    called when the bus reads again after it had stopped.
+    `on_message` sees every message first and returns whether nobody else needs to; a message that was
+    too large is shown without its body and has the flag `CUT`. `on_drained` is called when the bus reads
+    again after it had stopped.
     """
 
     def __init__(self, bus: MessageBus, writer: _Writer) -> None:
@@ -127,7 +138,7 @@ class Connection:
         Raises BackendFailed where there is none or it does not answer in time.
         """
         try:
-            bus = MessageBus(address, BusType.SYSTEM, negotiate_unix_fd=True)
+            bus = _Bus(address, BusType.SYSTEM, negotiate_unix_fd=True)
             async with asyncio.timeout(_CONNECT_SECS):
                 await bus.connect()
         except TimeoutError:
@@ -190,6 +201,8 @@ class Connection:
             self._bus._method_return_handlers.pop(message.serial, None)  # noqa: SLF001
         if reply is None:
             raise ConnectionEnded
+        if reply.flags & CUT:
+            raise RemoteError("org.freedesktop.DBus.Error.LimitsExceeded", "the answer is too large")
         if reply.message_type is MessageType.ERROR:
             raise RemoteError(reply.error_name or "", str(reply.body[0]) if reply.body else "")
         return list(reply.body)

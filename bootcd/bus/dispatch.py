@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from dbus_fast import Message, MessageFlag, MessageType
 from bootcd.bus.callers import Caller, Callers, read_without_waiting
 from bootcd.bus.connection import Connection, ConnectionEnded
 from bootcd.bus.errors import ProtocolError, describe
+from bootcd.bus.inbox import BODY_LIMIT, CUT
 from bootcd.bus.interfaces import JOB_ROOT
 from bootcd.bus.objects import ObjectTree
 from bootcd.bus.polkit import Authority
@@ -83,8 +83,6 @@ class Dispatcher:
 
     def handle(self, message: Message) -> bool:
         """Take a message of the bus; true if nobody else needs to see it."""
-        for descriptor in message.unix_fds:
-            os.close(descriptor)  # no member takes one
         if gone := self._callers.vanished(message):
             self._abandon(gone)
         if message.message_type is not MessageType.METHOD_CALL:
@@ -108,6 +106,8 @@ class Dispatcher:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _accept(self, message: Message) -> None:
+        if message.flags & CUT:
+            raise ProtocolError("LimitsExceeded", f"the arguments are larger than {BODY_LIMIT} bytes")
         interface, method = self._find(message)
         if message.signature != method.signature:
             raise InvalidArguments(

@@ -25,12 +25,15 @@ _INTERFACE = "org.freedesktop.PolicyKit1.Authority"
 _ALLOW_INTERACTION = 1
 _INTERACTIVE_SECS = 300.0
 _SECS = 25.0
+_LOG_SECS = 60.0
+"Between two lines on a polkit that fails, as anybody may ask as often as they like."
 
 
 class Authority:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._numbers = itertools.count(1)
+        self._silent_until = 0.0
 
     async def require(
         self, sender: str, action: str, details: Mapping[str, str], *, interactive: bool
@@ -63,7 +66,7 @@ class Authority:
                 raise
             raise AccessDenied(f"nobody authorised {action} in time") from None
         except RemoteError as error:
-            _log.warning("polkit could not decide %s: %s: %s", action, error.name, error)
+            self._complain(action, error)
             raise AccessDenied(
                 "the authorisation service cannot be reached or cannot decide",
                 hint="check that polkit is running, or run the command as root",
@@ -83,6 +86,12 @@ class Authority:
             f"not authorised for {action}",
             hint="no authentication agent could ask; run the command as root" if challenge else "",
         )
+
+    def _complain(self, action: str, error: RemoteError) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._silent_until:
+            self._silent_until = now + _LOG_SECS
+            _log.warning("polkit could not decide %s: %s: %s", action, error.name, error)
 
     def _cancel(self, cancellation: str) -> None:
         self._connection.send(

@@ -3,90 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-import socket
 import stat
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from dbus_fast import Message, MessageType, Variant
+from dbus_fast import MessageType, Variant
 
 from bootcd.host import process
 from tests.support.bus import PrivateBus
+from tests.support.daemon import Daemon, errors_of, resident_kib, running
 from tests.support.jobs import eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the bus policy gives the name to root")
 
 REST_LIMIT_KIB = 40 << 10
-
-
-class Daemon:
-    """`python -m bootcd` on a bus of its own, with the manager's socket in the test's hands."""
-
-    def __init__(self, root: Path, bus: PrivateBus) -> None:
-        self.root = root
-        self.bus = bus
-        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self.manager.bind(str(root / "notify"))
-        self.process: asyncio.subprocess.Process | None = None
-        self.environment = {
-            **os.environ,
-            "STATE_DIRECTORY": str(root / "state"),
-            "RUNTIME_DIRECTORY": f"{root}/run:/never",
-            "NOTIFY_SOCKET": str(root / "notify"),
-        }
-        (root / "conf").mkdir()
-        (root / "sysroot").mkdir()
-        self.configure()
-
-    def configure(self, **updates: object) -> None:
-        lines = [f"{key} = {json.dumps(value)}" for key, value in {"mode": "off", **updates}.items()]
-        (self.root / "conf/test.toml").write_text(
-            "[updates]\n" + "\n".join(lines) + f'\n[host]\nsysroot = "{self.root}/sysroot"\n'
-        )
-
-    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
-        command = ("-m", "bootcd", "--config-dir", f"{self.root}/conf", "--bus", self.bus.address, *arguments)
-        return await asyncio.create_subprocess_exec(
-            sys.executable, *command, env=self.environment, stderr=asyncio.subprocess.PIPE
-        )
-
-    async def heard(self, wanted: str) -> list[str]:
-        """Return the manager's lines up to one that starts as wanted."""
-        lines: list[str] = []
-        async with asyncio.timeout(20):
-            while not any(line.startswith(wanted) for line in lines):
-                data = await asyncio.get_running_loop().sock_recv(self.manager, 4096)
-                lines += data.decode().split("\n")
-        return lines
-
-    async def call(self, member: str, signature: str = "", *body: Any) -> Message:
-        client = await self.bus.connect()
-        try:
-            reply = await client.call(
-                Message(
-                    "org.bootcd1",
-                    "/org/bootcd1",
-                    "org.bootcd1.Manager",
-                    member,
-                    signature=signature,
-                    body=[*body],
-                )
-            )
-        finally:
-            client.disconnect()
-        assert reply is not None
-        return reply
-
-    def read(self, name: str) -> Any:
-        path = self.root / "run" / name
-        return json.loads(path.read_text()) if path.exists() else {}
 
 
 @pytest.fixture
@@ -95,24 +29,6 @@ async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
         made = Daemon(tmp_path, bus)
         with made.manager:
             yield made
-
-
-@asynccontextmanager
-async def running(daemon: Daemon) -> AsyncIterator[asyncio.subprocess.Process]:
-    started = await daemon.start()
-    await daemon.heard("READY=1")
-    try:
-        yield started
-    finally:
-        if started.returncode is None:
-            started.kill()
-        await started.communicate()
-
-
-async def errors_of(ended: asyncio.subprocess.Process) -> str:
-    async with asyncio.timeout(20):
-        _, stderr = await ended.communicate()
-    return stderr.decode()
 
 
 async def test_ready_daemon_answers_before_it_looked_at_the_host(daemon: Daemon) -> None:
@@ -232,9 +148,7 @@ async def test_refused_job_is_an_error_of_the_call(daemon: Daemon) -> None:
 async def test_daemon_at_rest_is_small(daemon: Daemon) -> None:
     async with running(daemon) as started:
         await daemon.call("GetStatus", "a{sv}", {})
-        status = Path(f"/proc/{started.pid}/status").read_text()
-        resident_kib = int(status.partition("VmRSS:")[2].split()[0])
-        assert resident_kib <= REST_LIMIT_KIB
+        assert resident_kib(started.pid) <= REST_LIMIT_KIB
 
 
 async def test_daemon_at_rest_sleeps(daemon: Daemon) -> None:
