@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -13,16 +15,25 @@ from pathlib import Path
 import pytest
 
 from bootcd.model.job import JobKind, Outcome
+from tests.service.test_kill import forget_update
 from tests.support.chunked_image import encapsulate
 from tests.support.host import PYTHON, prepare_job, run_worker, worker_command
-from tests.support.machine import Machine, minimal_tree
+from tests.support.machine import Machine, Process, minimal_tree
 from tests.support.oci_image import Image, Layer, file, make_layer, whiteout
 from tests.support.registry import Registry
 from tests.support.tree import Tree, differences, scan_tree
 
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(120)]
 
-COMPONENTS = {"kernel": ["usr/lib/modules/"], "share": ["usr/share/"], "etc": ["usr/etc/"]}
+COMPONENTS = {
+    "kernel": ["usr/lib/modules/"],
+    "share": ["usr/share/"],
+    "etc": ["usr/etc/"],
+    "bin": ["usr/bin/"],
+    "sbin": ["usr/sbin/"],
+}
+RANDOM = random.Random(42)
+KILL_POINTS = 15
 
 
 class Site:
@@ -39,11 +50,15 @@ class Site:
     def reference(self) -> str:
         return f"{self.registry.host}/os:1"
 
-    async def publish(self, version: str, *derived: Layer) -> tuple[Image, str]:
-        """Commit and push a version; returns the image and the commit it was made from."""
+    async def publish(self, version: str, *derived: Layer, files: int = 0) -> tuple[Image, str]:
+        """Commit and push a version, with this many files more; returns image and the commit it is of."""
         tree = minimal_tree(self.directory / f"tree-{version}", version)
         (tree / "usr/share").mkdir()
         (tree / "usr/share/same").write_text("the same in all versions\n" * 1000)
+        for number in range(files):
+            path = tree / f"usr/{('bin', 'lib', 'sbin')[number % 3]}/{number % 40}/{number}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(RANDOM.randbytes(RANDOM.randrange(20_000)))
         commit = ["commit", f"--tree=dir={tree}", "--branch=os", f"--add-metadata-string=version={version}"]
         done = subprocess.run(
             ["ostree", f"--repo={self.repo}", *commit], check=True, capture_output=True, text=True
@@ -54,9 +69,24 @@ class Site:
         await self.registry.push("os", "1", image)
         return image, checksum
 
-    async def upgrade(self) -> Outcome:
+    async def deploy_and_boot(self) -> None:
+        outcome = await run_worker(
+            self.directory,
+            JobKind.SWITCH,
+            image=self.reference,
+            sysroot=self.machine.sysroot,
+            registry=self.registry.host,
+        )
+        assert outcome.error is None, outcome.error
+        await self.machine.boot()
+
+    async def start_upgrade(self) -> tuple[Path, Process]:
+        """Start a worker; returns its job directory and the process."""
         job, _ = prepare_job(self.machine.path("/run"), JobKind.UPGRADE, registry=self.registry.host)
-        process = await self.machine.popen(worker_command(Path("/run/jobs") / job.name))
+        return job, await self.machine.popen(worker_command(Path("/run/jobs") / job.name))
+
+    async def upgrade(self) -> Outcome:
+        job, process = await self.start_upgrade()
         await process.wait()
         outcome = Outcome.model_validate_json((job / "outcome.json").read_bytes())
         assert outcome.error is None, outcome.error
@@ -92,15 +122,7 @@ def usr(root: Path) -> Tree:
 async def test_chunked_image_is_deployed_upgraded_and_cleaned_up(site: Site) -> None:
     machine = site.machine
     first, first_commit = await site.publish("1")
-    outcome = await run_worker(
-        site.directory,
-        JobKind.SWITCH,
-        image=site.reference,
-        sysroot=machine.sysroot,
-        registry=site.registry.host,
-    )
-    assert outcome.error is None, outcome.error
-    await machine.boot()
+    await site.deploy_and_boot()
     assert not differences(usr(site.directory / "tree-1"), usr(machine.booted_entry().deployment))
     assert (await site.refs())[blob_ref(first.layers[0])] == first_commit
 
@@ -108,8 +130,7 @@ async def test_chunked_image_is_deployed_upgraded_and_cleaned_up(site: Site) -> 
     second, second_commit = await site.publish("2", on_top)
     outcome = await site.upgrade()
     fetched = [layer for layer in second.layers if layer.digest not in {old.digest for old in first.layers}]
-    same = {"share"}
-    assert len(second.layers) - len(fetched) == len(same)
+    assert [old.annotations["ostree.components"] for old in first.layers if old in second.layers] == ["share"]
     assert outcome.bytes_fetched == sum(len(layer.blob) for layer in fetched)
     assert (await site.status())["staged"]["image"]["imageDigest"] == second.digest
 
@@ -145,3 +166,33 @@ async def test_chunked_image_is_deployed_upgraded_and_cleaned_up(site: Site) -> 
     )
     assert await lost.wait() != 0
     await machine.ostree("fsck", "--quiet", f"--repo={machine.repo}")
+
+
+async def test_worker_killed_at_many_moments_never_leaves_half_a_commit(site: Site) -> None:
+    machine = site.machine
+    await site.publish("1")
+    await site.deploy_and_boot()
+    booted = machine.booted_entry().deployment
+    image, commit = await site.publish("2", make_layer([file("usr/share/more")]), files=900)
+    began = time.monotonic()
+    await site.upgrade()
+    whole = time.monotonic() - began
+    killed = 0
+    for point in range(KILL_POINTS):
+        await forget_update(machine)
+        job, process = await site.start_upgrade()
+        await asyncio.sleep(whole * (point + 0.5) / KILL_POINTS)
+        process.kill()
+        await process.wait()
+        killed += not (job / "outcome.json").exists()
+        assert machine.boot_entries()[0].deployment == booted
+        await machine.ostree("fsck", "--quiet", f"--repo={machine.repo}")
+    assert killed >= KILL_POINTS // 2
+    await site.upgrade()
+    assert (await site.refs())[blob_ref(image.layers[0])] == commit
+    await machine.ostree("fsck", "--quiet", f"--repo={machine.repo}")
+    await machine.reboot()
+    wanted = usr(site.directory / "tree-2")
+    found = usr(machine.booted_entry().deployment)
+    assert found.pop("share/more").type == "file"
+    assert not differences(wanted, found)

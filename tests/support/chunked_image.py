@@ -100,9 +100,11 @@ def encapsulate(
         owner = next((name for name, prefixes in components.items() if _claims(prefixes, paths)), None)
         (rest if owner is None else claimed[owner]).append(checksum)
     layers = [[*reader.structure(), *reader.content(rest, share_xattrs=share_xattrs)]]
-    for objects in claimed.values():
+    # Two layers with nothing in them would be one, and could not tell where the commit ends.
+    filled = {name: objects for name, objects in claimed.items() if objects}
+    for objects in filled.values():
         layers.append([*_repo_structure(), *reader.content(objects, share_xattrs=share_xattrs)])
-    return Chunked(commit, layers, list(components))
+    return Chunked(commit, layers, list(filled))
 
 
 def object_entry(checksum: str, kind: str, data: bytes) -> Entry:
