@@ -198,7 +198,7 @@ _GROUP_LINE = re.compile(r"\[([^\[\]\x00-\x1f\x7f]+)\][ \t]*")
 _KEY = re.compile(r"[^=\[\]\x00-\x1f\x7f]+(?<! )(?:\[[A-Za-z0-9._@-]+\])?")
 _ESCAPE = re.compile(r"\\(.?)", re.DOTALL)
 _ESCAPES = {"s": " ", "n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
-_SPACE = " \t\n\r\v\f"
+_SPACE = " \t\n\r\f"
 
 
 def parse_origin(text: str) -> Origin:
