@@ -13,11 +13,10 @@ lost (the daemon may be restarting); nothing but the display depends on them.
 
 from __future__ import annotations
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from bootcd.model.errors import ErrorInfo
 
@@ -114,7 +113,7 @@ class ImageUpdate(_Document):
     image: str
     digest: str
     version: str = ""
-    created: datetime | None = None
+    created: AwareDatetime | None = None
     download_bytes: int = -1
     "Compressed bytes not here yet; -1 if unknown."
 
@@ -155,12 +154,12 @@ class WorkerHandle(_Document):
 class JobRecord(_Document):
     """A job as the daemon remembers it across its own restarts."""
 
-    number: int
+    number: int = Field(ge=0, lt=1 << 53)
     request: JobRequest
     requester: Requester
     state: JobState = JobState.RUNNING
-    created: datetime
-    finished: datetime | None = None
+    created: AwareDatetime
+    finished: AwareDatetime | None = None
     worker: WorkerHandle | None = None
     progress: Progress = Progress()
     outcome: Outcome | None = None

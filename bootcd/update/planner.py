@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from pydantic import AwareDatetime, NonNegativeInt
+
 from bootcd.model.errors import error_from_info
 from bootcd.model.host import Host
 from bootcd.model.job import ImageUpdate, JobKind, JobRecord, JobState
@@ -51,10 +53,10 @@ class StageFailures:
     """What became of trying to stage one digest."""
 
     digest: str
-    last: datetime
-    count: int = 0
+    last: AwareDatetime
+    count: NonNegativeInt = 0
     "Failures in a row."
-    lasting: int = 0
+    lasting: NonNegativeInt = 0
     "Those among them that are not `retryable`."
 
 
@@ -62,11 +64,11 @@ class StageFailures:
 class Attempts:
     """What is remembered of earlier jobs, by whomever they were asked for; kept across restarts."""
 
-    last_check: datetime | None = None
+    last_check: AwareDatetime | None = None
     "End of the last job that asked the registry for the newest version, whatever its result."
-    check_failures: int = 0
+    check_failures: NonNegativeInt = 0
     "In a row."
-    stage_cancelled: datetime | None = None
+    stage_cancelled: AwareDatetime | None = None
     stage_failures: tuple[StageFailures, ...] = ()
     "Newest last, one per digest, at most `DIGESTS_REMEMBERED`."
 

@@ -37,8 +37,18 @@ def test_no_file_is_an_empty_memory(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b'{"generation": "x"}', b'{"attempts": {"last_check": 1e400}}', b"x" * (1 << 21)],
-    ids=["empty", "cut", "list", "type", "infinite", "huge"],
+    [
+        *(b"", b"{", b"[]", b'{"generation": "x"}', b'{"attempts": {"last_check": 1e400}}', b"x" * (1 << 21)),
+        b'{"attempts": {"last_check": "2026-01-01T00:00:00"}}',
+        b'{"attempts": {"stage_cancelled": "2026-01-01T00:00:00"}}',
+        b'{"attempts": {"stage_failures": [{"digest": "d", "last": "2026-01-01T00:00:00Z", "count": -1}]}}',
+        b'{"attempts": {"check_failures": -1}}',
+        b'{"available": {"image": "i", "digest": "d", "created": "2026-01-01T00:00:00"}}',
+    ],
+    ids=[
+        *("empty", "cut", "list", "type", "infinite", "huge"),
+        *("local check", "local cancel", "negative count", "negative failures", "local creation"),
+    ],
 )
 def test_file_that_is_not_understood_is_ignored_with_a_warning(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -71,6 +72,27 @@ def test_corrupt_record_is_set_aside_and_others_load(
     assert "setting it aside" in caplog.text
     assert not directory.exists()
     assert (store.root / f"corrupt-{bad.request.uuid}" / "record.json").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("number", -1),
+        ("number", 2**63 - 1),
+        ("created", "2026-03-01T12:00:00"),
+        ("finished", "2026-03-01T12:00:00"),
+    ],
+    ids=["negative number", "number beyond SQLite", "local creation", "local end"],
+)
+def test_record_the_daemon_could_not_work_with_is_set_aside(
+    store: JobStore, field: str, value: object
+) -> None:
+    record = ended_record(1)
+    store.create(record)
+    path = store.directory(record.request.uuid) / "record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    assert store.load_all() == []
+    assert (store.root / f"corrupt-{record.request.uuid}").is_dir()
 
 
 def test_record_of_another_job_is_set_aside(store: JobStore) -> None:
