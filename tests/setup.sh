@@ -11,6 +11,7 @@ packages=(
   gir1.2-ostree-1.0 ostree python3-gi python3-systemd python3-venv  # the product's own needs
   dbus-daemon openssl polkitd systemd docker-registry skopeo        # real counterparts in the tests
   mmdebstrap zstd                                                   # the test operating system
+  fish man-db procps zsh                                            # readers of completions and pages, pgrep
 )
 
 [ -x /usr/bin/python3 ] || die "python3 is missing: apt-get install python3"
@@ -25,20 +26,25 @@ if [ ${#missing[@]} -gt 0 ]; then
   [ "$(id -u)" = 0 ] || die "missing Debian packages, and only root can install them: apt-get install ${missing[*]}"
   say "setup: installing Debian packages: ${missing[*]}"
   log=$(mktemp)
-  { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 \
-    || { tail -n 20 "$log" >&2; die "apt-get could not install: ${missing[*]}"; }
-  rm -f "$log"
+  trap 'rm -f "$log"' EXIT
+  { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } \
+    >"$log" 2>&1 </dev/null || { grep -E '^(E|W): ' "$log" | head -n 6 >&2 || true; die "apt-get failed, for the reasons above"; }
+  # Its package starts a registry on a fixed port; the tests start their own, on free ones.
+  if [[ " ${missing[*]} " = *" docker-registry "* && -d /run/systemd/system ]]; then
+    systemctl disable --quiet --now docker-registry.service >/dev/null 2>&1 || true
+  fi
 fi
 
 stamp=.venv/.bootcd-setup
 want=$(cat requirements.lock pyproject.toml tests/setup.sh | sha256sum)
 if [ "$(cat "$stamp" 2>/dev/null || true)" != "$want" ]; then
-  say "setup: creating the virtual environment .venv"
+  say "setup: installing Python packages in .venv"
   # System site packages give PyGObject and systemd-python, which must match the host's libraries.
   /usr/bin/python3 -m venv --clear --system-site-packages .venv || die "python3 -m venv failed"
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock \
+  pip=(.venv/bin/python -m pip install -qq --disable-pip-version-check)  # -qq: no word but of errors
+  "${pip[@]}" --require-hashes -r requirements.lock \
     || die "pip could not install requirements.lock"
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . \
+  "${pip[@]}" --no-deps --no-build-isolation --editable . \
     || die "pip could not install the project"
   printf '%s\n' "$want" >"$stamp"
 fi
