@@ -99,12 +99,15 @@ def cached_os_images(cache: Path, *, say: Callable[[str], None] = lambda _: None
         with (cache / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not final.exists():
-                say("building the test operating system from Debian packages, once, about a minute")
+                say("Once: a test operating system is built from Debian packages, in about a minute")
                 work = cache / f"{key}.tmp"
                 shutil.rmtree(work, ignore_errors=True)
                 work.mkdir()
-                _build(work)
-                work.rename(final)
+                try:
+                    _build(work)
+                    work.rename(final)
+                finally:
+                    shutil.rmtree(work, ignore_errors=True)
     return OsImages(final, (final / "kernel-version").read_text())
 
 
@@ -182,7 +185,7 @@ def _build(work: Path) -> None:
 def _bootstrap(archive: Path) -> None:
     sources = [str(path) for path in _apt_sources()]
     if not sources:
-        raise RuntimeError("the apt configuration of this machine names no sources of Debian packages")
+        raise RuntimeError(f"no file in /etc/apt names a source of Debian packages with the suite {SUITE}")
     command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--format=tar"]
     command += [f"--include={','.join(PACKAGES)}", SUITE, str(archive), *sources]
     # INITRD=No keeps the kernel package from building an initramfs nobody boots.
@@ -193,13 +196,23 @@ def _bootstrap(archive: Path) -> None:
 
 
 def _apt_sources(etc: Path = Path("/etc/apt")) -> list[Path]:
-    """Return this machine's own source lists of Debian packages, not those of third parties."""
-    found = [etc / "sources.list", *sorted((etc / "sources.list.d").glob("debian*"))]
-    return [
-        path
-        for path in found
-        if path.suffix in (".list", ".sources") and path.is_file() and path.stat().st_size
-    ]
+    """Return this machine's own lists of Debian's packages, whatever they are called; see sources.list(5).
+
+    Lists of third parties have suites of other names.
+    """
+    suites = {SUITE, f"{SUITE}-updates", f"{SUITE}-security"}
+    candidates = [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]
+    found = []
+    for path in candidates:
+        if path.suffix in (".list", ".sources") and path.is_file():
+            words = {
+                word
+                for line in path.read_text(errors="replace").splitlines()
+                for word in line.partition("#")[0].split()
+            }
+            if "main" in words and suites & words:
+                found.append(path)
+    return found
 
 
 def _read_archive(archive: Path) -> _Tree:
