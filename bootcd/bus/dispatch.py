@@ -211,7 +211,7 @@ class Dispatcher:
         interactive = bool(message.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)
         for action in actions:
             await self._authority.require(
-                call.caller.sender, ACTION_PREFIX + action, details, interactive=interactive
+                call.caller, ACTION_PREFIX + action, details, interactive=interactive
             )
 
     def _commit(self, sender: str) -> None:

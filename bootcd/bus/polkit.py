@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Mapping
 
 from dbus_fast import Message, MessageFlag, Variant
 
+from bootcd.bus.callers import Caller
 from bootcd.bus.connection import Connection, ConnectionEnded, RemoteError
 from bootcd.bus.errors import ProtocolError
 from bootcd.model.errors import AccessDenied
@@ -25,6 +27,8 @@ _INTERFACE = "org.freedesktop.PolicyKit1.Authority"
 _ALLOW_INTERACTION = 1
 _INTERACTIVE_SECS = 300.0
 _SECS = 25.0
+PROMPTS_PER_USER = 8
+"Open at a time: a bus lets a connection wait for 128 answers (dbus-daemon(1), max_replies_per_connection)."
 _LOG_SECS = 60.0
 "Between two lines on a polkit that fails, as anybody may ask as often as they like."
 
@@ -34,15 +38,30 @@ class Authority:
         self._connection = connection
         self._numbers = itertools.count(1)
         self._silent_until = 0.0
+        self._prompts: Counter[int] = Counter()
 
     async def require(
-        self, sender: str, action: str, details: Mapping[str, str], *, interactive: bool
+        self, caller: Caller, action: str, details: Mapping[str, str], *, interactive: bool
     ) -> None:
         """Return if the caller may do the action; a cancelled call takes its prompt down.
 
         Raises AccessDenied, or InteractiveAuthorizationRequired where a prompt could help and the
-        caller did not allow one.
+        caller did not allow one, or LimitsExceeded where prompts enough of this user are open.
         """
+        if not interactive:
+            return await self._require(caller.sender, action, details, interactive=False)
+        if self._prompts[caller.uid] >= PROMPTS_PER_USER:
+            raise ProtocolError("LimitsExceeded", "too many prompts of this user are open")
+        self._prompts[caller.uid] += 1
+        try:
+            await self._require(caller.sender, action, details, interactive=True)
+        finally:
+            self._prompts[caller.uid] -= 1
+            self._prompts += Counter()
+
+    async def _require(
+        self, sender: str, action: str, details: Mapping[str, str], *, interactive: bool
+    ) -> None:
         cancellation = f"bootcd-{next(self._numbers)}"
         try:
             [(authorized, challenge, result)] = await self._connection.call(

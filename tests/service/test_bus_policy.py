@@ -219,6 +219,32 @@ async def test_open_prompt_delays_nobody_and_is_taken_down_when_its_caller_goes(
 
 
 @pytest.mark.usefixtures("strict")
+async def test_prompts_of_one_user_leave_polkit_to_the_others(
+    bus: PrivateBus, front: Frontend, service: ScriptedService
+) -> None:
+    """The bus lets a connection wait for 128 answers; the daemon has one connection for everybody."""
+    async with (
+        user(bus.address) as asking,
+        user(bus.address, agent_of=asking) as agent,
+        user(bus.address, uid=1) as other,
+    ):
+        prompts = {
+            asyncio.create_task(
+                asking.call(ROOT_PATH, MANAGER.name, "Upgrade", "a{sv}", [{}], interactive=True)
+            )
+            for _ in range(polkit_module.PROMPTS_PER_USER + 1)
+        }
+        [refused], waiting = await asyncio.wait(prompts, return_when=asyncio.FIRST_COMPLETED)
+        assert refused.result().error == ERROR + "LimitsExceeded"
+        assert await agent.event() == "BeginAuthentication"
+        answer = await other.call(ROOT_PATH, MANAGER.name, "Upgrade", "a{sv}", [{}])
+        assert answer.error == NEEDS_PROMPT
+        for prompt in waiting:
+            prompt.cancel()
+    assert service.calls == []
+
+
+@pytest.mark.usefixtures("strict")
 async def test_prompt_nobody_answers_ends_at_its_deadline(
     bus: PrivateBus, front: Frontend, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
