@@ -7,6 +7,7 @@ https://github.com/opencontainers/distribution-spec/blob/main/spec.md#error-code
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
@@ -129,8 +130,8 @@ class Target:
     ) -> BootcdError:
         """Make the error an answer with a status other than success stands for.
 
-        `secret` is the Authorization that was sent; a server that repeats it is not quoted. `logged_in`
-        tells that a credential stood behind it.
+        `secret` is the Authorization or token that was sent; a server that repeats it is not quoted.
+        `logged_in` tells that a credential stood behind it.
         """
         words = error_words(body, secret)
         fields: dict[str, Any] = {**self.fields()}
@@ -205,10 +206,22 @@ def error_words(body: bytes, secret: str = "") -> str:
         parts = [first.get("code"), first.get("message")]
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return ""
-    words = _printable(": ".join(part for part in parts if isinstance(part, str) and part))
-    if not words or (secret and secret.split()[-1] in words):
+    text = ": ".join(part for part in parts if isinstance(part, str) and part)
+    if any(word in text for word in _unspeakable(secret)):
         return ""
-    return f" ({words})"
+    words = _printable(text)
+    return f" ({words})" if words else ""
+
+
+def _unspeakable(secret: str) -> Iterator[str]:
+    """Yield what may not be shown of an Authorization: the token, and of a login the password."""
+    scheme, _, token = secret.rpartition(" ")
+    if token:
+        yield token
+    if scheme == "Basic":
+        password = base64.b64decode(token).decode(errors="replace").partition(":")[2]
+        if password:
+            yield password
 
 
 def _detail(reason: str | None) -> str:

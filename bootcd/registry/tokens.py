@@ -102,7 +102,7 @@ class Authorizer:
                 challenge, reference.repository, allow_http=reference.registry in self._insecure
             )
         url = URL(address)
-        method, headers, authorization, data = "GET", {}, "", None
+        method, headers, authorization, data, secret = "GET", {}, "", None, ""
         if credential and credential.identity_token:
             method = "POST"
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -112,13 +112,14 @@ class Authorizer:
                 ("client_id", _CLIENT_ID),
             ]
             data = urlencode(query + form).encode()
+            secret = credential.identity_token
         else:
             url = url.with_query(query)
             if credential:
                 authorization = basic_authorization(credential.username, credential.password)
         server = replace(target, host=url.authority)
         async with self._transport.request(
-            method, url, server, headers=headers, authorization=authorization, data=data
+            method, url, server, headers=headers, authorization=authorization, data=data, secret=secret
         ) as answer:
             if answer.status in _TELLING or answer.status >= 500:
                 raise await answer.failure(logged_in=credential is not None)

@@ -156,9 +156,11 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         authorization: str = "",
         data: bytes | None = None,
+        secret: str = "",
     ) -> AsyncIterator[Answer]:
         """Send a request, follow redirects, and yield the first answer that is none.
 
+        `secret` is what `data` holds of that kind, which no error may repeat.
         `authorization` and `data` go to the origin of `url` only; where a request left it they are not
         sent again, not even if it is led back. Raises RegistryUnavailable, RegistryTlsFailed and
         RegistryProtocolError; every status that is no redirect is the caller's to judge.
@@ -172,7 +174,7 @@ class Transport:
             try:
                 if response.status not in _REDIRECTS or "Location" not in response.headers:
                     self._check_encoding(response, target)
-                    yield Answer(response, target, self._stall_timeout, self._clock, authorization)
+                    yield Answer(response, target, self._stall_timeout, self._clock, authorization or secret)
                     return
                 url = _redirected(url, response.headers["Location"], target)
             finally:

@@ -18,6 +18,7 @@ from bootcd.model.errors import (
 )
 from bootcd.oci.reference import parse_reference
 from bootcd.registry.failures import Target, error_words
+from bootcd.registry.transport import basic_authorization
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 TARGET = Target(parse_reference("quay.example/os/base:44"))
@@ -50,6 +51,22 @@ def test_answered_status_gives_its_own_error_naming_the_image(status: int, kind:
     }
     assert "quay.example/os/base:44" in error.message
     assert error.message.endswith("(DENIED: no [31m way)")
+
+
+@pytest.mark.parametrize(
+    ("secret", "echo"),
+    [
+        ("Bearer abcdefgh", "bad token abcdefgh"),
+        ("Bearer " + "t" * 400, "bad token " + "t" * 400),
+        (basic_authorization("puller", "correct horse"), "no user puller with password 'correct horse'"),
+        (basic_authorization("puller", "correct horse"), "got cHVsbGVyOmNvcnJlY3QgaG9yc2U="),
+        ("refreshing", "unknown token refreshing"),
+    ],
+    ids=["token", "cut off", "decoded", "encoded", "bare"],
+)
+def test_answered_secret_repeated_by_the_server_is_not_quoted(secret: str, echo: str) -> None:
+    error = TARGET.answered(401, {}, document(echo), now=NOW, secret=secret)
+    assert error.message.endswith("quay.example/os/base:44")
 
 
 def test_answered_retry_after_is_a_field() -> None:
