@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,29 @@ def test_status_stays_one_short_line(manager: socket.socket) -> None:
     assert manager.recv(9999).startswith(b"STATUS=two lines READY=0 xxx")
     notify.status("x" * 9999)
     assert len(manager.recv(9999)) == len("STATUS=") + 512
+
+
+@pytest.mark.timeout(20)
+def test_manager_that_does_not_read_holds_nobody_up(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "_PATIENCE_SECS", 0.01)
+    for _ in range(2_000):  # more than any net.unix.max_dgram_qlen in use
+        notify.status("idle")
+    notify.ready("idle")
+    while select.select([manager], [], [], 0)[0]:
+        manager.recv(999)
+    notify.status("working")
+    assert manager.recv(999) == b"STATUS=working"
+
+
+def test_manager_at_an_abstract_address_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"bootcd-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind("\0" + name)
+        monkeypatch.setenv("NOTIFY_SOCKET", "@" + name)
+        notify.alive()
+        assert listener.recv(999) == b"WATCHDOG=1"
 
 
 def test_words_without_a_manager_are_lost_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
