@@ -15,7 +15,7 @@ _HELLO = Message("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedeskt
 
 
 class RawClient:
-    """One connection; `answers` are by serial of the call."""
+    """One connection; `heard` is every byte that came."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -23,6 +23,7 @@ class RawClient:
         self._serial = 1
         self._waiting: dict[int, asyncio.Future[Message]] = {}
         self._listener: asyncio.Task[None] | None = None
+        self.heard = bytearray()
 
     @classmethod
     async def connect(cls, address: str, uid: int) -> Self:
@@ -80,6 +81,7 @@ class RawClient:
             little: Any = "little" if start[:1] == b"l" else "big"
             body, fields = (int.from_bytes(start[at : at + 4], little) for at in (4, 12))
             rest = await self._reader.readexactly(fields + -fields % 8 + body)
+            self.heard += start + rest
             message = Unmarshaller(io.BytesIO(start + rest)).unmarshall()  # type: ignore[arg-type]
             if message and message.message_type in (MessageType.METHOD_RETURN, MessageType.ERROR):
                 future = self._waiting.setdefault(
