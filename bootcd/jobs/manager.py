@@ -9,6 +9,7 @@ is an error of the caller and never a failed job.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -242,8 +243,7 @@ class JobManager:
         self._current = None
 
     async def _discard_killed(self, job: Job) -> None:
-        await self._try(self._runner.kill(job.handle))
-        await job.exited.wait()
+        await self._kill(job)
         await self._discard(job)
 
     async def _adopt(self, record: JobRecord) -> None:
@@ -320,7 +320,15 @@ class JobManager:
                 await job.exited.wait()
         except TimeoutError:
             log.warning("the worker of job %d does not stop, killing it", job.record.number)
+            await self._kill(job)
+
+    async def _kill(self, job: Job) -> None:
+        """End a worker, again and again where that fails: one that cannot be ended blocks all jobs."""
+        while not job.exited.is_set():
             await self._try(self._runner.kill(job.handle))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.cancel_secs):
+                    await job.exited.wait()
 
     def _received(self, message: WorkerMessage) -> None:
         job = self._visible.get(message.uuid)
