@@ -119,6 +119,9 @@ def main() -> int:
     except RuntimeError as error:
         print(f"\ndemo: {error}", file=sys.stderr)
         return 1
+    except TimeoutError:
+        print("\ndemo: a step took much too long; this machine may be very busy", file=sys.stderr)
+        return 1
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     return 0

@@ -178,7 +178,12 @@ async def run_worker(
     """Run one worker process to its end and return its outcome."""
     job, _ = prepare_job(directory, kind, image=image, sysroot=sysroot, registry=registry)
     process = await asyncio.create_subprocess_exec(*worker_command(job), env=dict(os.environ))
-    await process.wait()
+    try:
+        await process.wait()
+    finally:  # nobody may write into the directory once its owner removes it
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     return Outcome.model_validate_json((job / "outcome.json").read_bytes())
 
 

@@ -260,6 +260,7 @@ class Machine:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,  # an interrupt from the terminal is the test's, which then turns this off
         )
         assert self._init.stdout is not None
         assert self._init.stderr is not None
@@ -299,6 +300,7 @@ class Machine:
                     stdout=stdout,
                     stderr=stderr,
                     pass_fds=[theirs.fileno()],
+                    start_new_session=True,
                     limit=1 << 20,
                 )
             loop = asyncio.get_running_loop()
