@@ -66,7 +66,7 @@ def _service_section(service: dict[str, Any], job: dict[str, Any] | None, now: f
             ("Job", describe_job(job) if job else f"{clean(active['kind'])}, number {active['number']}")
         )
     if service.get("reboot-required"):
-        rows.append(("Reboot", style.paint("needed to come to the system that is set up", "33")))
+        rows.append(("Reboot", style.paint("needed, another system is set up for the next boot", "33")))
     rows.append(("Checked", _last_check(service, now)))
     rows.append(("Mode", _mode(service, now)))
     return _table(rows)

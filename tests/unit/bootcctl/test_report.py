@@ -87,7 +87,7 @@ def test_status_shows_service_job_check_and_next_action() -> None:
     assert text.split("\n\n")[0].splitlines() == [
         "State      fetching for 1 min 1 s",
         "Job        upgrade, number 3, downloading, 50 %, 5.0 MB of 10.0 MB, 1 min 5 s left",
-        "Reboot     needed to come to the system that is set up",
+        "Reboot     needed, another system is set up for the next boot",
         "Checked    1 h ago, failed (RegistryUnavailable)",
         "Mode       stage (checks and stages by itself); next: check in 10 min (the last one failed)",
     ]
