@@ -16,6 +16,7 @@ from typing import Any
 from dbus_fast import BusType, DBusError, Message, MessageFlag, MessageType, NameFlag, RequestNameReply
 from dbus_fast.aio import MessageBus
 from dbus_fast.aio.message_bus import _MessageWriter  # replaced at a seam dbus_fast does not offer
+from dbus_fast.signature import get_signature_tree
 
 from bootcd.bus.inbox import CUT, Inbox
 from bootcd.model.errors import BackendFailed, WrongState
@@ -27,6 +28,8 @@ _CONNECT_SECS = 10.0
 _CALL_SECS = 25.0
 _CLOSE_SECS = 1.0
 _UNREAD_LIMIT = 32 << 20
+_SIGNATURES = 128
+"Remembered by dbus_fast; it would keep 4096, of up to 40 KiB, that senders may make up."
 
 
 class RemoteError(Exception):
@@ -147,7 +150,13 @@ class Connection:
             raise _unreachable(str(error)) from error
         writer = _Writer(bus, on_drained)
         bus._writer = writer  # noqa: SLF001
-        bus.add_message_handler(on_message)
+
+        def receive(message: Message) -> bool:
+            if get_signature_tree.cache_info().currsize > _SIGNATURES:
+                get_signature_tree.cache_clear()
+            return on_message(message)
+
+        bus.add_message_handler(receive)
         return cls(bus, writer)
 
     @property

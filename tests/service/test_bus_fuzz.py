@@ -268,6 +268,33 @@ async def test_nonsense_is_answered_and_leaves_the_daemon_as_it_was(daemon: Daem
     assert len(odd) < LOG_LINES, "\n".join(odd[:100])
 
 
+async def test_signatures_nobody_knows_are_not_kept(daemon: Daemon) -> None:
+    """What is read off a signature takes 40 KiB at most, and senders make them up."""
+    chance = random.Random(1)
+    async with running(daemon) as process:
+        client = await RawClient.connect(daemon.bus.address, NOBODY)
+
+        async def call() -> None:
+            signature = "".join(chance.choices("ynqiuxt", k=255))
+            serial = client.next_serial()
+            message = Message(
+                *("org.bootcd1", ROOT_PATH, MANAGER.name, "GetHistory"),
+                signature=signature,
+                body=[0] * 255,
+                serial=serial,
+            )
+            answer = await client.call(bytes(message._marshall(False)), serial)
+            assert answer.error_name == "org.freedesktop.DBus.Error.InvalidArgs"
+
+        for _ in range(50):
+            await call()
+        before = resident_kib(process.pid)
+        for _ in range(600):
+            await call()
+        assert resident_kib(process.pid) - before < GROWTH_KIB
+        await client.vanish()
+
+
 async def test_message_of_the_largest_size_costs_neither_memory_nor_time(daemon: Daemon) -> None:
     """Eight million variants; dbus-daemon lets everybody send that."""
     small = Message(
