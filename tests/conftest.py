@@ -41,12 +41,33 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     if ctypes.CDLL(None).unshare(_CLONE_NEWNS) != 0:
         return
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    _open_way_to(REPOSITORY)
     target = Path(tempfile.mkdtemp(prefix="bootcd-tests-"))
     config.add_cleanup(lambda: _remove_scratch(target))
-    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755,size=60%", "tmpfs", target], check=True)
     if _has_attributes(target):
         config.option.basetemp = str(target / "t")
+
+
+def _open_way_to(directory: Path) -> None:
+    """Let other users reach a checkout below a private home, such as /root, in this mount namespace."""
+    closed = next((above for above in reversed(directory.parents) if not above.stat().st_mode & 0o001), None)
+    if closed is None:
+        return
+    before = Path.cwd()
+    handle = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", closed], check=True)
+        directory.mkdir(parents=True)
+        source = f"/proc/self/fd/{handle}"
+        subprocess.run(
+            ["mount", "--no-canonicalize", "--bind", source, directory], check=True, pass_fds=[handle]
+        )
+    finally:
+        os.close(handle)
+    if before.is_relative_to(directory):
+        os.chdir(before)
 
 
 def _has_attributes(directory: Path) -> bool:
