@@ -11,7 +11,7 @@ packages=(
   gir1.2-ostree-1.0 ostree python3-gi python3-systemd python3-venv  # the product's own needs
   dbus-daemon openssl polkitd systemd docker-registry skopeo        # real counterparts in the tests
   mmdebstrap zstd                                                   # the test operating system
-  fish man-db procps zsh                                            # readers of completions and pages, pgrep
+  fish libglib2.0-bin man-db procps zsh                             # shells, man, pgrep and gdbus, for single tests
 )
 
 [ -x /usr/bin/python3 ] || die "python3 is missing: apt-get install python3"
