@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.support.faultproxy import Fault, FaultProxy
+from tests.support.faultproxy import FaultProxy
 from tests.support.host import PYTHON, Host
 from tests.support.machine import Process
 
@@ -18,11 +18,10 @@ pytestmark = [pytest.mark.machine, pytest.mark.timeout(300)]
 async def stalled_upgrade(host: Host, proxy: FaultProxy) -> Process:
     """Start `bootcctl upgrade` and return when the download of its layers has stalled."""
     await host.publish("v2")
-    proxy.inject(Fault(stall_after=1000), path="/blobs/")
-    seen = len(proxy.requests)
+    layer = host.stall_upgrade(proxy)
     command = [PYTHON, "-m", "bootcctl", "upgrade"]
     follower = await host.machine.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    await proxy.wait_for_requests(seen + 3)
+    await proxy.wait_for(layer)
     return follower
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.faultproxy import Fault, FaultProxy
+from tests.support.faultproxy import FaultProxy
 from tests.support.host import PERSON, Host
 from tests.support.tree import Tree, deployed, scan_tree
 
@@ -115,7 +115,7 @@ async def test_ostree_agrees_with_what_was_deployed(host: Host) -> None:
     images = {ref for ref in refs if ref.startswith("ostree/container/image/docker_3A__2F__2F_")}
     rest = refs - layers - images
     assert len(images) == 1
-    assert len(layers) == len(all_layers(host, "v1", "v2"))
+    assert len(layers) == len(host.layers("v1", "v2"))
     assert all(re.fullmatch(r"ostree/[01]/[01]/[01]", ref) for ref in rest)
     for entry in machine.boot_entries():
         assert (machine.sysroot / "boot" / entry.linux.removeprefix("/boot").lstrip("/")).exists()
@@ -125,22 +125,14 @@ async def test_ostree_agrees_with_what_was_deployed(host: Host) -> None:
         assert lines == ["[origin]", f"container-image-reference=ostree-unverified-registry:{host.reference}"]
 
 
-def all_layers(host: Host, *tags: str) -> set[str]:
-    layers: set[str] = set()
-    for tag in tags:
-        manifest = host.images.layout / "blobs" / host.images.digest(tag).replace(":", "/")
-        layers |= {layer["digest"] for layer in json.loads(manifest.read_text())["layers"]}
-    return layers
-
-
 async def test_upgrade_fetches_only_layers_that_changed(host: Host, proxy: FaultProxy) -> None:
     await host.publish("v2")
     before = len(proxy.requests)
     await host.ctl("upgrade")
     fetched = {seen.path.rpartition("/")[2] for seen in proxy.requests[before:] if "/blobs/" in seen.path}
-    wanted = all_layers(host, "v2") - all_layers(host, "v1")
+    wanted = host.layers("v2") - host.layers("v1")
     assert wanted <= fetched
-    assert not fetched & all_layers(host, "v1")
+    assert not fetched & host.layers("v1")
 
 
 async def test_garbage_goes_and_foreign_refs_stay(host: Host) -> None:
@@ -161,7 +153,7 @@ async def test_garbage_goes_and_foreign_refs_stay(host: Host) -> None:
     refs = set((await machine.ostree("refs", repo, "--list")).split())
     assert "my/own/branch" in refs
     blobs = {ref for ref in refs if ref.startswith("ostree/container/blob/")}
-    assert len(blobs) == len(all_layers(host, "v2", "v3"))
+    assert len(blobs) == len(host.layers("v2", "v3"))
     assert "no errors found" in await machine.ostree("fsck", repo)
 
 
@@ -209,8 +201,7 @@ def staged_in(status_file: Path) -> str:
 
 async def start_stalled_upgrade(host: Host, proxy: FaultProxy) -> None:
     """Start an upgrade to version 2 that hangs in the middle of a layer until the proxy lets it go."""
-    layer = sorted(all_layers(host, "v2") - all_layers(host, "v1"))[0]
-    proxy.inject(Fault(stall_after=1000), path=layer)
+    layer = host.stall_upgrade(proxy)
     await host.ctl("upgrade", "--no-wait")
     await proxy.wait_for(layer)
 

@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from bootcd.model.job import JobKind, JobRequest, Outcome, WorkerSettings
 from tests.support.bus import PrivateBus
+from tests.support.faultproxy import Fault, FaultProxy
 from tests.support.machine import REPOSITORY, Machine, Process
 from tests.support.os_image import OsImages, cached_os_images
 from tests.support.registry import Registry
@@ -102,6 +103,20 @@ class Host:
         self.bus = self.daemon = None
         await self.machine.reboot()
         await self.start_services()
+
+    def layers(self, *tags: str) -> set[str]:
+        """Return the digests of the layers of these versions."""
+        found: set[str] = set()
+        for tag in tags:
+            manifest = self.images.layout / "blobs" / self.images.digest(tag).replace(":", "/")
+            found |= {layer["digest"] for layer in json.loads(manifest.read_text())["layers"]}
+        return found
+
+    def stall_upgrade(self, proxy: FaultProxy) -> str:
+        """Let an upgrade to version 2 hang in the middle of a layer, whose digest is returned, until released."""
+        layer = sorted(self.layers("v2") - self.layers("v1"))[0]
+        proxy.inject(Fault(stall_after=1000), path=layer)
+        return layer
 
     async def ctl(
         self, *arguments: str, user: int = 0, timeout: float = 120, check: bool = True
