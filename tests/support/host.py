@@ -113,7 +113,7 @@ class Host:
         return found
 
     def stall_upgrade(self, proxy: FaultProxy) -> str:
-        """Let an upgrade to version 2 hang in the middle of a layer, whose digest is returned, until released."""
+        """Let an upgrade to version 2 hang in the middle of a layer until released; returns its digest."""
         layer = sorted(self.layers("v2") - self.layers("v1"))[0]
         proxy.inject(Fault(stall_after=1000), path=layer)
         return layer
