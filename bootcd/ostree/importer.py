@@ -131,9 +131,7 @@ def read_tree_of(repository: Repository, commit: str) -> Directory:
         # Another program does not record it: default attributes are what an implied one gets.
         return directory_meta == default if listed is None else path in listed
 
-    return read_tree(
-        contents, meta, implied, lambda checksum: repository.object_path(checksum, "dirtree").read_bytes()
-    )
+    return read_tree(contents, meta, implied, repository.read_dirtree)
 
 
 def _check_tree(image: Image, tree: Directory) -> None:

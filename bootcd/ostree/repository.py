@@ -160,10 +160,6 @@ class Repository:
             _, found = self.repo.has_object(object_type, checksum.hex(), None)
         return bool(found)
 
-    def object_path(self, checksum: bytes, kind: str) -> Path:
-        text = checksum.hex()
-        return self.path / "objects" / text[:2] / f"{text[2:]}.{kind}"
-
     def read_dirtree(self, checksum: bytes) -> bytes:
         """Return a directory's object, for `parse_dirtree`."""
         with host_errors("read a directory from the repository", path=str(self.path)):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.faultproxy import FaultProxy
+from tests.support.foreign import held_lock
 from tests.support.host import PERSON, Host
 from tests.support.tree import Tree, deployed, scan_tree
 
@@ -261,32 +262,10 @@ async def test_switch_to_what_cannot_be_had_says_why(host: Host, image: str, cod
     assert (await host.status())["staged"] is None
 
 
-HOLD_LOCK = """
-import sys
-import gi
-gi.require_version("OSTree", "1.0")
-from gi.repository import OSTree
-sysroot = OSTree.Sysroot.new_default()
-sysroot.set_mount_namespace_in_use()
-sysroot.load(None)
-sysroot.lock()
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
 async def test_lock_of_another_tool_is_a_typed_busy(host: Host) -> None:
     await host.publish("v2")
-    pipe = asyncio.subprocess.PIPE
-    holder = await host.machine.popen(
-        ["unshare", "--mount", "python3", "-c", HOLD_LOCK], stdin=pipe, stdout=pipe
-    )
-    assert holder.stdout is not None
-    assert await holder.stdout.readline() == b"held\n"
-    try:
+    async with held_lock(host.machine):
         refused = await host.ctl("upgrade", check=False)
-    finally:
-        holder.kill()
     assert refused.returncode == 3, refused.stderr
     assert "another program" in refused.stderr
     assert (await host.status())["staged"] is None

@@ -7,7 +7,6 @@ under test.
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tests.support.foreign import (
     PYTHON,
     commit_image,
     deploy,
+    held_lock,
     image_metadata,
     image_of_tree,
     note_update,
@@ -434,11 +434,5 @@ async def test_inspection_by_an_ordinary_user_changes_nothing_and_sees_the_same(
 
 async def test_inspection_while_another_program_holds_the_lock_does_not_wait(tracked: Tracked) -> None:
     machine = tracked.machine
-    (machine.sysroot / "ostree/lock").touch()
-    hold = ["flock", "--exclusive", "/sysroot/ostree/lock", "sh", "-c", "echo held; cat"]
-    holder = await machine.popen(hold, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert holder.stdout is not None
-    assert await holder.stdout.readline() == b"held\n"
-
-    assert json.loads(await inspect(machine))["status"]["booted"] == tracked.entry("1")
-    holder.terminate()
+    async with held_lock(machine):
+        assert json.loads(await inspect(machine))["status"]["booted"] == tracked.entry("1")

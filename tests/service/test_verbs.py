@@ -26,6 +26,7 @@ from tests.support.foreign import (
     PYTHON,
     commit_image,
     deploy,
+    held_lock,
     image_of_tree,
     image_ref,
     layer_ref,
@@ -703,29 +704,10 @@ async def test_check_writes_nothing_about_what_it_found_before(host: Host) -> No
     assert not host.announced()
 
 
-HOLD_LOCK = """
-import sys, gi
-gi.require_version("OSTree", "1.0")
-from gi.repository import OSTree
-sysroot = OSTree.Sysroot.new_default()
-sysroot.set_mount_namespace_in_use()
-sysroot.load(None)
-sysroot.lock()
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
 async def test_check_while_another_program_holds_the_lock_tells_what_it_found(host: Host) -> None:
     digest = await host.publish("2")
-    command = ["unshare", "--mount", PYTHON, "-c", HOLD_LOCK]
-    holder = await host.machine.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert holder.stdout is not None
-    assert await holder.stdout.readline() == b"held\n"
-    try:
+    async with held_lock(host.machine):
         outcome = await host.done(JobKind.CHECK)
-    finally:
-        holder.kill()
 
     assert outcome.update is not None
     assert outcome.update.digest == digest

@@ -7,8 +7,10 @@ them is tested against the formats and not against our own writing.
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.support.machine import KARGS, STATEROOT, Machine
@@ -26,6 +28,17 @@ repo = OSTree.Repo.new(Gio.File.new_for_path(sys.argv[1])); repo.open(None)
 entries = dict(zip(sys.argv[3::2], sys.argv[4::2]))
 value = GLib.Variant("a{sv}", {key: GLib.Variant("s", text) for key, text in entries.items()})
 repo.write_commit_detached_metadata(sys.argv[2], value, None)
+"""
+)
+
+# libostree's own lock: one taken by flock(2) would be another lock on the same file.
+_HOLD = (
+    _GI
+    + """
+sysroot = OSTree.Sysroot.new_default(); sysroot.set_mount_namespace_in_use(); sysroot.load(None)
+sysroot.lock()
+print("held", flush=True)
+sys.stdin.read()
 """
 )
 
@@ -130,3 +143,16 @@ async def deploy(
 async def reorder(machine: Machine) -> None:
     """Queue a rollback, or take one back."""
     await machine.run([PYTHON, "-c", _REORDER])
+
+
+@asynccontextmanager
+async def held_lock(machine: Machine) -> AsyncIterator[None]:
+    """Have another program hold the lock of a booted machine's system root."""
+    pipe = subprocess.PIPE
+    holder = await machine.popen(["unshare", "--mount", PYTHON, "-c", _HOLD], stdin=pipe, stdout=pipe)
+    try:
+        assert holder.stdout is not None
+        assert await holder.stdout.readline() == b"held\n"
+        yield
+    finally:
+        holder.kill()

@@ -17,6 +17,7 @@ from bootcd.model.errors import OutOfSpace
 from bootcd.ostree.libostree import OSTree
 from bootcd.ostree.repository import Repository, Transaction
 from bootcd.ostree.store import SMALL_FILE_BYTES, ObjectStore, StagedStore, publish, remove_stale_stages
+from bootcd.ostreefmt.objects import ObjectKind, object_path
 from tests.adapter.ostree.conftest import ostree
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: files get owners")
@@ -30,6 +31,10 @@ def staged(tmp_path: Path) -> Repository:
     path = tmp_path / "repo"
     subprocess.run(["ostree", f"--repo={path}", "init", "--mode=bare"], check=True)
     return Repository.open(path)
+
+
+def object_of(repository: Repository, checksum: bytes, kind: str) -> Path:
+    return repository.path / "objects" / object_path(checksum.hex(), ObjectKind(kind))
 
 
 def write(store: ObjectStore, content: bytes, mode: int = 0o644) -> bytes:
@@ -48,10 +53,10 @@ def stages(repository: Repository) -> list[Path]:
 def test_file_has_its_name_only_once_published(staged: Repository, size: int) -> None:
     store = staged.new_store()
     checksum = write(store, b"x" * size)
-    assert not staged.object_path(checksum, "file").exists()
+    assert not object_of(staged, checksum, "file").exists()
     assert store.find(checksum, "file") is not None
     publish([store])
-    assert staged.object_path(checksum, "file").stat().st_size == size
+    assert object_of(staged, checksum, "file").stat().st_size == size
     assert stages(staged) == []
     ostree(staged, "fsck")
 
@@ -68,7 +73,7 @@ def test_published_directories_are_as_libostree_makes_them(staged: Repository) -
     store = staged.new_store()
     checksum = write(store, b"x")
     publish([store])
-    assert stat.S_IMODE(staged.object_path(checksum, "file").parent.stat().st_mode) == 0o755
+    assert stat.S_IMODE(object_of(staged, checksum, "file").parent.stat().st_mode) == 0o755
 
 
 class Recorder(StagedStore):
@@ -112,18 +117,18 @@ def test_commit_gets_its_name_last(staged: Repository, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "rename", noted)
     publish([store])
     assert order[-1].endswith(".commit")
-    assert staged.object_path(commit, "commit").exists()
+    assert object_of(staged, commit, "commit").exists()
 
 
 def test_object_that_is_here_is_not_written_again(staged: Repository) -> None:
     first, second = staged.new_store(), staged.new_store()
     checksum = write(first, b"x")
     publish([first])
-    inode = staged.object_path(checksum, "file").stat().st_ino
+    inode = object_of(staged, checksum, "file").stat().st_ino
     write(second, b"x")
     assert stages(staged) == []
     publish([second])
-    assert staged.object_path(checksum, "file").stat().st_ino == inode
+    assert object_of(staged, checksum, "file").stat().st_ino == inode
 
 
 def test_stores_of_one_publication_may_hold_the_same_object(staged: Repository) -> None:
@@ -149,7 +154,7 @@ def test_publication_that_fails_forgets_all_stores(
     with pytest.raises(OSError, match="Input"):
         publish(stores)
     assert stages(staged) == []
-    assert not any(staged.object_path(checksum, "file").exists() for checksum in checksums)
+    assert not any(object_of(staged, checksum, "file").exists() for checksum in checksums)
 
 
 def test_store_that_never_wrote_can_be_published_and_discarded(staged: Repository) -> None:
@@ -164,7 +169,7 @@ def test_stage_in_use_is_not_stale(staged: Repository) -> None:
     checksum = write(store, b"x")
     remove_stale_stages(staged.path)
     publish([store])
-    assert staged.object_path(checksum, "file").exists()
+    assert object_of(staged, checksum, "file").exists()
 
 
 def test_stage_of_a_killed_process_is_removed(staged: Repository) -> None:
