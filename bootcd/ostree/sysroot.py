@@ -19,6 +19,7 @@ from typing import Any
 
 from bootcd.host.files import read_bounded, write_atomic
 from bootcd.model.errors import (
+    BackendFailed,
     BootcdError,
     Busy,
     LocalModifications,
@@ -30,7 +31,7 @@ from bootcd.ostree.kargs import read_deployed_kargs, read_kargs
 from bootcd.ostree.libostree import Gio, GLib, OSTree, has, host_errors
 from bootcd.ostree.repository import Repository
 from bootcd.ostreefmt.kargs import DEPLOYMENT_KARG, merge_kargs, split_kargs
-from bootcd.ostreefmt.metadata import MANIFEST_DIGEST
+from bootcd.ostreefmt.metadata import MANIFEST_DIGEST, parse_merge_metadata
 from bootcd.ostreefmt.origin import LOCAL_CHANGE_GROUPS, Origin, TrackedImage, parse_origin
 
 log = logging.getLogger(__name__)
@@ -151,6 +152,15 @@ class Sysroot:
         except BootcdError as error:
             log.warning("deployment %s: %s", deployment.get_csum(), error.message)
             return None
+
+    def image_digest(self, deployment: Any) -> str:
+        """Return the digest of a deployment's image, empty if it has none that can be read."""
+        try:
+            known = parse_merge_metadata(self.repository.commit_metadata(deployment.get_csum()))
+        except BackendFailed as error:
+            log.warning("deployment %s: %s", deployment.get_csum(), error.message)
+            return ""
+        return known.manifest_digest if known else ""
 
     def is_modified(self, deployment: Any) -> bool:
         """Whether packages were layered or overridden in a deployment, whatever else its origin says."""

@@ -1,0 +1,324 @@
+"""The verbs that bring an image to the host: registry and storage joined.
+
+The steps of an upgrade: resolve the reference, fetch and import what is missing, stage, clean up. Each
+can be killed and run again; the booted and the rollback deployment are never touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from bootcd import __version__
+from bootcd.engine.lock import lock, locked
+from bootcd.engine.protocol import Report
+from bootcd.host.clock import Clock
+from bootcd.host.files import read_bounded
+from bootcd.model.errors import (
+    BackendFailed,
+    BootcdError,
+    Busy,
+    InvalidManifest,
+    ReadOnlyHost,
+    SignatureRejected,
+    Unsupported,
+)
+from bootcd.model.job import (
+    ImageUpdate,
+    JobKind,
+    JobRequest,
+    JobState,
+    Outcome,
+    Phase,
+    Progress,
+    WorkerSettings,
+)
+from bootcd.oci.manifest import Descriptor, host_architecture, parse_timestamp
+from bootcd.oci.reference import ImageReference, parse_reference
+from bootcd.oci.trust import accepts_unsigned
+from bootcd.ostree.fetch import ImportProgress
+from bootcd.ostree.garbage import drop_unused_refs
+from bootcd.ostree.image import Image, check_bootable, missing_layers
+from bootcd.ostree.importer import INDEX_DIGEST_KEY, Importer
+from bootcd.ostree.sysroot import Sysroot
+from bootcd.ostreefmt.metadata import cached_update_metadata
+from bootcd.ostreefmt.origin import REGISTRY, SignaturePolicy, TrackedImage
+from bootcd.registry.client import RegistryClient, ResolvedImage
+from bootcd.registry.credentials import load_credentials
+
+log = logging.getLogger(__name__)
+
+POLICY_FILE = "etc/containers/policy.json"
+_POLICY_LIMIT = 1 << 20
+_SELINUX = "sys/fs/selinux/enforce"
+_REPORT_INTERVAL_SECS = 0.2
+
+
+class Pulls:
+    def __init__(self, sysroot: Sysroot, settings: WorkerSettings, clock: Clock) -> None:
+        self._sysroot = sysroot
+        self._settings = settings
+        self._clock = clock
+        self._root = Path(settings.sysroot)
+
+    def prepare_check(self, _: JobRequest) -> None:
+        self._reference(self._sysroot.tracked_image())
+
+    def prepare_upgrade(self, _: JobRequest) -> None:
+        self._sysroot.require_writable()
+        self._reference(self._sysroot.tracked_image())
+
+    def prepare_switch(self, request: JobRequest) -> None:
+        self._sysroot.require_writable()
+        self._sysroot.require_unmodified()
+        self._reference(self._switch_target(request))
+
+    # check
+
+    async def check(self, _: JobRequest, report: Report) -> Outcome:
+        report(Progress(phase=Phase.RESOLVE))
+        tracked = self._sysroot.tracked_image()
+        reference = self._reference(tracked)
+        async with self._registry() as registry:
+            if await registry.head_digest(reference) in self._digests_here():
+                return Outcome(state=JobState.DONE)
+            resolved = await self._resolve(registry, reference)
+        if resolved.digest in self._digests_here():
+            return Outcome(state=JobState.DONE)
+        image = _image(tracked, resolved)
+        check_bootable(image)
+        await self._note_update(image)
+        return Outcome(state=JobState.DONE, update=self._describe(tracked, image))
+
+    def _digests_here(self) -> set[str]:
+        """Digests by which the newest deployment's image goes in the registry."""
+        newest = self._sysroot.newest
+        digest = self._sysroot.image_digest(newest)
+        metadata = self._sysroot.repository.commit_metadata(newest.get_csum()) if digest else {}
+        return {digest, metadata.get(INDEX_DIGEST_KEY, "")} - {""}
+
+    async def _note_update(self, image: Image) -> None:
+        """Leave the finding where bootc looks for it: with the commit of the newest deployment."""
+        repository = self._sysroot.repository
+        entries = cached_update_metadata(image.digest, image.manifest_json, image.config_json)
+        noted = repository.detached_metadata(self._sysroot.newest.get_csum())
+        if entries.items() <= noted.items():
+            return
+
+        def note() -> None:
+            repository.update_detached_metadata(self._sysroot.newest.get_csum(), entries)
+            self._sysroot.tell_watchers()
+
+        try:
+            await locked(self._sysroot, note)
+        except (Busy, ReadOnlyHost) as error:
+            # What was asked for is the finding; the next check notes it.
+            log.info("the finding is not noted for bootc: %s", error.message)
+
+    # upgrade and switch
+
+    async def upgrade(self, request: JobRequest, report: Report) -> Outcome:
+        report(Progress(phase=Phase.RESOLVE))
+        tracked = self._sysroot.tracked_image()
+        reference = self._reference(tracked)
+        async with self._registry() as registry:
+            resolved = await self._resolve(registry, reference)
+            staged, booted = self._sysroot.staged, self._sysroot.booted
+            if staged is not None and self._sysroot.image_digest(staged) == resolved.digest:
+                return await self._relock(request, tracked, resolved, report)
+            if (
+                staged is None
+                and booted is not None
+                and self._sysroot.image_digest(booted) == resolved.digest
+            ):
+                return Outcome(state=JobState.DONE)
+            return await self._take(request, registry, tracked, reference, resolved, report)
+
+    async def switch(self, request: JobRequest, report: Report) -> Outcome:
+        report(Progress(phase=Phase.RESOLVE))
+        tracked = self._switch_target(request)
+        reference = self._reference(tracked)
+        async with self._registry() as registry:
+            resolved = await self._resolve(registry, reference)
+            newest = self._sysroot.newest
+            same = newest is not None and self._sysroot.image(newest) == tracked
+            if same and self._sysroot.image_digest(newest) == resolved.digest:
+                if self._sysroot.staged is not None:
+                    return await self._relock(request, tracked, resolved, report)
+                return Outcome(state=JobState.DONE)
+            return await self._take(request, registry, tracked, reference, resolved, report)
+
+    async def _relock(
+        self, request: JobRequest, tracked: TrackedImage, resolved: ResolvedImage, report: Report
+    ) -> Outcome:
+        """The wanted image is staged already: only whether a reboot applies it may change."""
+        update = self._describe(tracked, _image(tracked, resolved))
+        if self._sysroot.is_staged_locked() == request.download_only:
+            return Outcome(state=JobState.DONE, update=update)
+        report(Progress(phase=Phase.STAGE, cancellable=False))
+        await locked(self._sysroot, lambda: self._sysroot.set_staged_lock(request.download_only))
+        return Outcome(state=JobState.DONE, changed=True, update=update)
+
+    async def _take(
+        self,
+        request: JobRequest,
+        registry: RegistryClient,
+        tracked: TrackedImage,
+        reference: ImageReference,
+        resolved: ResolvedImage,
+        report: Report,
+    ) -> Outcome:
+        image = _image(tracked, resolved)
+        check_bootable(image)
+        async with lock(self._sysroot):
+            self._require_unchanged(request, tracked)
+            repository = self._sysroot.repository
+            update = self._describe(tracked, image)
+            importer = Importer(
+                repository,
+                parallel=self._settings.parallel_downloads,
+                memory_bytes=self._settings.memory_bytes,
+                now=self._clock.now(),
+            )
+
+            def open_blob(layer: Descriptor) -> AsyncGenerator[bytes, None]:
+                return registry.open_blob(reference, layer)
+
+            counted = ImportProgress()
+            async with _ticking(lambda: report(_progress(counted))):
+                result = await importer.run(image, open_blob, counted)
+            done = _progress(counted)
+            report(done.model_copy(update={"phase": Phase.STAGE, "cancellable": False}))
+            await asyncio.to_thread(self._sysroot.stage, result.commit, tracked, locked=request.download_only)
+            report(done.model_copy(update={"phase": Phase.CLEANUP, "cancellable": False}))
+            await asyncio.to_thread(self._clean_up)
+        return Outcome(state=JobState.DONE, changed=True, update=update, bytes_fetched=result.bytes_fetched)
+
+    def _require_unchanged(self, request: JobRequest, tracked: TrackedImage) -> None:
+        """Refuse to replace what another program staged since the job looked."""
+        self._sysroot.require_unmodified()
+        if request.kind is JobKind.UPGRADE and self._sysroot.tracked_image() != tracked:
+            raise Busy("another program has made this host track another image meanwhile", hint="try again")
+
+    def _clean_up(self) -> None:
+        try:
+            drop_unused_refs(self._sysroot)
+            self._sysroot.cleanup()
+        except BootcdError as error:
+            # The update is staged all the same; the next one cleans up after both.
+            log.warning("what is not needed any more stays on the disk: %s", error.message)
+
+    # what the verbs share
+
+    def _switch_target(self, request: JobRequest) -> TrackedImage:
+        return TrackedImage.registry(str(parse_reference(request.image)))
+
+    def _reference(self, tracked: TrackedImage) -> ImageReference:
+        """Return the reference to pull.
+
+        Raises:
+            Unsupported: the image does not come from a registry, or this host needs what is not built yet.
+            SignatureRejected: the host wants signatures of it.
+        """
+        if tracked.transport != REGISTRY:
+            raise Unsupported(f"images of transport {tracked.transport} cannot be pulled yet")
+        reference = parse_reference(tracked.name)
+        if tracked.signature is not SignaturePolicy.UNVERIFIED or not self._accepts_unsigned(reference):
+            raise SignatureRejected(
+                f"this host wants {reference.name} signed, and signatures cannot be verified yet",
+                hint="use bootc for this image for now",
+            )
+        if (self._root / _SELINUX).exists() and self._root == Path("/"):
+            raise Unsupported(
+                "this host runs SELinux, and images cannot be labelled yet",
+                hint="use bootc on this host for now",
+            )
+        return reference
+
+    def _accepts_unsigned(self, reference: ImageReference) -> bool:
+        try:
+            data = read_bounded(self._root / POLICY_FILE, _POLICY_LIMIT)
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            raise BackendFailed(f"/{POLICY_FILE} cannot be read") from error
+        return accepts_unsigned(data, reference)
+
+    def _registry(self) -> RegistryClient:
+        settings = self._settings
+        return RegistryClient(
+            insecure=settings.insecure_registries,
+            ca_file=settings.ca_file,
+            credentials=load_credentials(settings.auth_files),
+            parallel=settings.parallel_downloads,
+            stall_timeout=settings.stall_timeout_secs,
+            retries=settings.retries,
+            chance=random.random,
+            user_agent=f"bootcd/{__version__}",
+        )
+
+    async def _resolve(self, registry: RegistryClient, reference: ImageReference) -> ResolvedImage:
+        architecture, variant = host_architecture(os.uname().machine)
+        return await registry.resolve(reference, architecture=architecture, variant=variant)
+
+    def _describe(self, tracked: TrackedImage, image: Image) -> ImageUpdate:
+        return ImageUpdate(
+            image=tracked.name,
+            digest=image.digest,
+            version=image.config.version or "",
+            created=parse_timestamp(image.config.timestamp),
+            download_bytes=sum(layer.size for layer in missing_layers(self._sysroot.repository, image)),
+        )
+
+
+@asynccontextmanager
+async def _ticking(action: Callable[[], None]) -> AsyncGenerator[None, None]:
+    """Call the action at an interval while the block runs, and once at its end."""
+
+    async def tick() -> None:
+        while True:
+            action()
+            await asyncio.sleep(_REPORT_INTERVAL_SECS)
+
+    ticker = asyncio.create_task(tick())
+    try:
+        yield
+        action()
+    finally:
+        ticker.cancel()
+
+
+def _image(tracked: TrackedImage, resolved: ResolvedImage) -> Image:
+    return Image(
+        reference=tracked.image_ref_name,
+        digest=resolved.digest,
+        index_digest=resolved.index_digest or "",
+        manifest=resolved.manifest,
+        manifest_json=_text(resolved.manifest_bytes),
+        config=resolved.config,
+        config_json=_text(resolved.config_bytes),
+    )
+
+
+def _text(document: bytes) -> str:
+    try:
+        return document.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidManifest("a manifest or config is not UTF-8") from error
+
+
+def _progress(counted: ImportProgress) -> Progress:
+    fetching = counted.bytes_done < counted.bytes_total
+    return Progress(
+        phase=Phase.FETCH if fetching and not counted.merging else Phase.IMPORT,
+        bytes_done=max(0, counted.bytes_done),
+        bytes_total=counted.bytes_total,
+        bytes_cached=counted.bytes_cached,
+        steps_done=counted.layers_done,
+        steps_total=counted.layers_total,
+    )
