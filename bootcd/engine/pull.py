@@ -1,4 +1,4 @@
-"""The verbs that bring an image to the host: registry and storage joined.
+"""The verbs that bring an image to the host: image source and storage joined.
 
 The steps of an upgrade: resolve the reference, fetch and import what is missing, stage, clean up. Each
 can be killed and run again; the booted and the rollback deployment are never touched.
@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from bootcd import __version__
 from bootcd.engine.lock import lock, locked
 from bootcd.engine.protocol import Report
+from bootcd.engine.source import ImageSource, open_source
 from bootcd.host.clock import Clock
 from bootcd.host.files import read_bounded
 from bootcd.model.errors import (
@@ -38,8 +37,9 @@ from bootcd.model.job import (
     Progress,
     WorkerSettings,
 )
-from bootcd.oci.manifest import Descriptor, host_architecture, parse_timestamp
-from bootcd.oci.reference import ImageReference, parse_reference
+from bootcd.oci.manifest import host_architecture, parse_timestamp
+from bootcd.oci.reference import parse_reference
+from bootcd.oci.resolve import ResolvedImage
 from bootcd.oci.trust import accepts_unsigned
 from bootcd.ostree.fetch import ImportProgress
 from bootcd.ostree.garbage import drop_unused_refs
@@ -47,9 +47,7 @@ from bootcd.ostree.image import Image, check_bootable, missing_layers
 from bootcd.ostree.importer import INDEX_DIGEST_KEY, Importer
 from bootcd.ostree.sysroot import Sysroot
 from bootcd.ostreefmt.metadata import cached_update_metadata
-from bootcd.ostreefmt.origin import REGISTRY, SignaturePolicy, TrackedImage
-from bootcd.registry.client import RegistryClient, ResolvedImage
-from bootcd.registry.credentials import load_credentials
+from bootcd.ostreefmt.origin import SignaturePolicy, TrackedImage
 
 log = logging.getLogger(__name__)
 
@@ -67,27 +65,27 @@ class Pulls:
         self._root = Path(settings.sysroot)
 
     def prepare_check(self, _: JobRequest) -> None:
-        self._reference(self._sysroot.tracked_image())
+        self._require_allowed(self._sysroot.tracked_image())
 
     def prepare_upgrade(self, _: JobRequest) -> None:
         self._sysroot.require_writable()
-        self._reference(self._sysroot.tracked_image())
+        self._require_allowed(self._sysroot.tracked_image())
 
     def prepare_switch(self, request: JobRequest) -> None:
         self._sysroot.require_writable()
         self._sysroot.require_unmodified()
-        self._reference(self._switch_target(request))
+        self._require_allowed(self._switch_target(request))
 
     # check
 
     async def check(self, _: JobRequest, report: Report) -> Outcome:
         report(Progress(phase=Phase.RESOLVE))
         tracked = self._sysroot.tracked_image()
-        reference = self._reference(tracked)
-        async with self._registry() as registry:
-            if await registry.head_digest(reference) in self._digests_here():
+        self._require_allowed(tracked)
+        async with open_source(tracked, self._settings) as source:
+            if await source.current_digest() in self._digests_here():
                 return Outcome(state=JobState.DONE)
-            resolved = await self._resolve(registry, reference)
+            resolved = await self._resolve(source)
         if resolved.digest in self._digests_here():
             return Outcome(state=JobState.DONE)
         image = _image(tracked, resolved)
@@ -125,9 +123,9 @@ class Pulls:
     async def upgrade(self, request: JobRequest, report: Report) -> Outcome:
         report(Progress(phase=Phase.RESOLVE))
         tracked = self._sysroot.tracked_image()
-        reference = self._reference(tracked)
-        async with self._registry() as registry:
-            resolved = await self._resolve(registry, reference)
+        self._require_allowed(tracked)
+        async with open_source(tracked, self._settings) as source:
+            resolved = await self._resolve(source)
             staged, booted = self._sysroot.staged, self._sysroot.booted
             if staged is not None and self._sysroot.image_digest(staged) == resolved.digest:
                 return await self._relock(request, tracked, resolved, report)
@@ -137,21 +135,21 @@ class Pulls:
                 and self._sysroot.image_digest(booted) == resolved.digest
             ):
                 return Outcome(state=JobState.DONE)
-            return await self._take(request, registry, tracked, reference, resolved, report)
+            return await self._take(request, source, tracked, resolved, report)
 
     async def switch(self, request: JobRequest, report: Report) -> Outcome:
         report(Progress(phase=Phase.RESOLVE))
         tracked = self._switch_target(request)
-        reference = self._reference(tracked)
-        async with self._registry() as registry:
-            resolved = await self._resolve(registry, reference)
+        self._require_allowed(tracked)
+        async with open_source(tracked, self._settings) as source:
+            resolved = await self._resolve(source)
             newest = self._sysroot.newest
             same = newest is not None and self._sysroot.image(newest) == tracked
             if same and self._sysroot.image_digest(newest) == resolved.digest:
                 if self._sysroot.staged is not None:
                     return await self._relock(request, tracked, resolved, report)
                 return Outcome(state=JobState.DONE)
-            return await self._take(request, registry, tracked, reference, resolved, report)
+            return await self._take(request, source, tracked, resolved, report)
 
     async def _relock(
         self, request: JobRequest, tracked: TrackedImage, resolved: ResolvedImage, report: Report
@@ -167,9 +165,8 @@ class Pulls:
     async def _take(
         self,
         request: JobRequest,
-        registry: RegistryClient,
+        source: ImageSource,
         tracked: TrackedImage,
-        reference: ImageReference,
         resolved: ResolvedImage,
         report: Report,
     ) -> Outcome:
@@ -185,13 +182,9 @@ class Pulls:
                 memory_bytes=self._settings.memory_bytes,
                 now=self._clock.now(),
             )
-
-            def open_blob(layer: Descriptor) -> AsyncGenerator[bytes, None]:
-                return registry.open_blob(reference, layer)
-
             counted = ImportProgress()
             async with _ticking(lambda: report(_progress(counted))):
-                result = await importer.run(image, open_blob, counted)
+                result = await importer.run(image, source.open_blob, counted)
             done = _progress(counted)
             report(done.model_copy(update={"phase": Phase.STAGE, "cancellable": False}))
             await asyncio.to_thread(self._sysroot.stage, result.commit, tracked, locked=request.download_only)
@@ -218,19 +211,17 @@ class Pulls:
     def _switch_target(self, request: JobRequest) -> TrackedImage:
         return TrackedImage.registry(str(parse_reference(request.image)))
 
-    def _reference(self, tracked: TrackedImage) -> ImageReference:
-        """Return the reference to pull.
+    def _require_allowed(self, tracked: TrackedImage) -> None:
+        """Refuse an image this host may not run.
 
         Raises:
-            Unsupported: the image does not come from a registry, or this host needs what is not built yet.
+            Unsupported: it cannot be read, or this host needs what is not built yet.
             SignatureRejected: the host wants signatures of it.
         """
-        if tracked.transport != REGISTRY:
-            raise Unsupported(f"images of transport {tracked.transport} cannot be pulled yet")
-        reference = parse_reference(tracked.name)
-        if tracked.signature is not SignaturePolicy.UNVERIFIED or not self._accepts_unsigned(reference):
+        open_source(tracked, self._settings)
+        if tracked.signature is not SignaturePolicy.UNVERIFIED or not self._accepts_unsigned(tracked):
             raise SignatureRejected(
-                f"this host wants {reference.name} signed, and signatures cannot be verified yet",
+                f"this host wants {tracked.name} signed, and signatures cannot be verified yet",
                 hint="use bootc for this image for now",
             )
         if (self._root / _SELINUX).exists() and self._root == Path("/"):
@@ -238,33 +229,19 @@ class Pulls:
                 "this host runs SELinux, and images cannot be labelled yet",
                 hint="use bootc on this host for now",
             )
-        return reference
 
-    def _accepts_unsigned(self, reference: ImageReference) -> bool:
+    def _accepts_unsigned(self, tracked: TrackedImage) -> bool:
         try:
             data = read_bounded(self._root / POLICY_FILE, _POLICY_LIMIT)
         except FileNotFoundError:
             return True
         except OSError as error:
             raise BackendFailed(f"/{POLICY_FILE} cannot be read") from error
-        return accepts_unsigned(data, reference)
+        return accepts_unsigned(data, parse_reference(tracked.name))
 
-    def _registry(self) -> RegistryClient:
-        settings = self._settings
-        return RegistryClient(
-            insecure=settings.insecure_registries,
-            ca_file=settings.ca_file,
-            credentials=load_credentials(settings.auth_files),
-            parallel=settings.parallel_downloads,
-            stall_timeout=settings.stall_timeout_secs,
-            retries=settings.retries,
-            chance=random.random,
-            user_agent=f"bootcd/{__version__}",
-        )
-
-    async def _resolve(self, registry: RegistryClient, reference: ImageReference) -> ResolvedImage:
+    async def _resolve(self, source: ImageSource) -> ResolvedImage:
         architecture, variant = host_architecture(os.uname().machine)
-        return await registry.resolve(reference, architecture=architecture, variant=variant)
+        return await source.resolve(architecture=architecture, variant=variant)
 
     def _describe(self, tracked: TrackedImage, image: Image) -> ImageUpdate:
         return ImageUpdate(

@@ -6,7 +6,6 @@ https://github.com/opencontainers/distribution-spec/blob/main/spec.md
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 import time
 from collections.abc import (
@@ -25,22 +24,18 @@ from typing import Self
 from yarl import URL
 
 from bootcd.host.clock import Clock, SystemClock
-from bootcd.model.errors import BootcdError, InvalidManifest, NoMatchingPlatform
+from bootcd.model.errors import BootcdError
 from bootcd.oci.authfile import Credential
 from bootcd.oci.manifest import (
     INDEX_MEDIA_TYPES,
     MANIFEST_MEDIA_TYPES,
     MAX_MANIFEST_BYTES,
     Descriptor,
-    ImageConfig,
-    ImageIndex,
     ImageManifest,
-    check_layers,
-    parse_config,
     parse_manifest,
-    select_platform,
 )
 from bootcd.oci.reference import DOCKER_HUB, ImageReference, is_digest
+from bootcd.oci.resolve import Document, ResolvedImage, digest_of, resolve_image
 from bootcd.registry.blob import stream_blob
 from bootcd.registry.failures import Target
 from bootcd.registry.retry import Attempts
@@ -52,20 +47,6 @@ _DOCKER_HUB_HOST = "registry-1.docker.io"
 _MANIFEST_HEADERS = {"Accept": ", ".join(INDEX_MEDIA_TYPES + MANIFEST_MEDIA_TYPES)}
 _DIGEST_HEADER = "Docker-Content-Digest"
 _NO_HEAD = (405, 501)
-
-
-@dataclass(frozen=True, slots=True)
-class ResolvedImage:
-    """The image of one platform a reference stood for at one moment, with the bytes its digests are of."""
-
-    reference: ImageReference
-    digest: str
-    "Of the manifest below, also where the reference names an index."
-    manifest_bytes: bytes
-    manifest: ImageManifest
-    config_bytes: bytes
-    config: ImageConfig
-    index_digest: str | None
 
 
 class RegistryClient:
@@ -119,33 +100,10 @@ class RegistryClient:
         Every digest is verified: the reference's, the index's of the manifest, the manifest's of the config.
         Raises NotFound, NoMatchingPlatform, InvalidManifest, DigestMismatch and what RegistryError roots.
         """
-        document = await self._manifest(reference, reference.digest)
-        parsed, index_digest = document.parsed, None
         with Target(reference).naming():
-            if isinstance(parsed, ImageIndex):
-                index_digest = document.digest
-                chosen = select_platform(parsed, architecture, variant or None)
-                document = await self._manifest(reference, chosen.digest)
-                parsed = document.parsed
-            if isinstance(parsed, ImageIndex):
-                raise InvalidManifest("the index says of another index that it is an image")
-            config_bytes = await self._config(reference, parsed.config)
-            config = parse_config(config_bytes)
-            check_layers(parsed, config)
-            if (config.os, config.architecture) != ("linux", architecture):
-                offered, wanted = f"{config.os}/{config.architecture}", f"linux/{architecture}"
-                raise NoMatchingPlatform(
-                    f"the image is for {offered}, not for {wanted}", wanted=wanted, offered=offered
-                )
-        return ResolvedImage(
-            reference=reference,
-            digest=document.digest,
-            manifest_bytes=document.data,
-            manifest=parsed,
-            config_bytes=config_bytes,
-            config=config,
-            index_digest=index_digest,
-        )
+            return await resolve_image(
+                _Repository(self, reference), architecture=architecture, variant=variant
+            )
 
     async def head_digest(self, reference: ImageReference) -> str:
         """Return the digest the reference stands for now, in one request if the registry needs no login.
@@ -166,7 +124,7 @@ class RegistryClient:
                 break
             except BootcdError as error:
                 await attempts.failed(error)
-        return (await self._manifest(reference, reference.digest)).digest
+        return (await self.manifest(reference, reference.digest)).digest
 
     async def open_blob(
         self, reference: ImageReference, descriptor: Descriptor
@@ -187,7 +145,7 @@ class RegistryClient:
             async for chunk in chunks:
                 yield chunk
 
-    async def _manifest(self, reference: ImageReference, digest: str | None) -> _Manifest:
+    async def manifest(self, reference: ImageReference, digest: str | None) -> Document:
         """Fetch a manifest or index and verify it against `digest` and against what the server says."""
         target = Target(reference)
         path = f"manifests/{digest or reference.for_fetch}"
@@ -198,11 +156,6 @@ class RegistryClient:
                     return await _read_manifest(answer, digest)
             except BootcdError as error:
                 await attempts.failed(error)
-
-    async def _config(self, reference: ImageReference, descriptor: Descriptor) -> bytes:
-        # parse_manifest has refused a config above its limit, and open_blob holds the registry to it.
-        async with aclosing(self.open_blob(reference, descriptor)) as chunks:
-            return b"".join([chunk async for chunk in chunks])
 
     def _attempts(self) -> Attempts:
         return Attempts(self._retries, self._chance, self._sleep)
@@ -236,26 +189,29 @@ class RegistryClient:
 
 
 @dataclass(frozen=True, slots=True)
-class _Manifest:
-    data: bytes
-    digest: str
-    parsed: ImageIndex | ImageManifest
+class _Repository:
+    """The documents of the image a reference stands for."""
+
+    client: RegistryClient
+    reference: ImageReference
+
+    async def manifest(self, entry: Descriptor | None) -> Document:
+        return await self.client.manifest(self.reference, entry.digest if entry else self.reference.digest)
+
+    async def config(self, manifest: ImageManifest) -> bytes:
+        # parse_manifest has refused a config above its limit, and open_blob holds the registry to it.
+        async with aclosing(self.client.open_blob(self.reference, manifest.config)) as chunks:
+            return b"".join([chunk async for chunk in chunks])
 
 
-async def _read_manifest(answer: Answer, digest: str | None) -> _Manifest:
+async def _read_manifest(answer: Answer, digest: str | None) -> Document:
     """Read a manifest or index and hold it to the digest it was asked by and the one the server states."""
     if answer.content_type == "text/html":
         raise answer.web_page()
     data = await answer.read(MAX_MANIFEST_BYTES)
     for expected in filter(is_digest, (digest or "", answer.headers.get(_DIGEST_HEADER, ""))):
-        if (actual := _digest_of(data, expected)) != expected:
+        if (actual := digest_of(data, expected)) != expected:
             raise answer.target.digest_mismatch(expected, actual, what="the manifest")
     with answer.target.naming():
         parsed = parse_manifest(data, answer.headers.get("Content-Type"))
-    return _Manifest(data, _digest_of(data, digest or ""), parsed)
-
-
-def _digest_of(data: bytes, like: str = "") -> str:
-    """Return the digest of `data` by the algorithm of the digest `like`."""
-    algorithm = like.partition(":")[0] or "sha256"
-    return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
+    return Document(data, digest_of(data, digest or ""), parsed)

@@ -1,0 +1,86 @@
+"""Where the image a host tracks comes from, whatever its transport: the one thing a pull asks.
+
+Transports: containers-transports(5).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from bootcd import __version__
+from bootcd.model.errors import Unsupported
+from bootcd.model.job import WorkerSettings
+from bootcd.oci.manifest import Descriptor
+from bootcd.oci.reference import ImageReference, parse_reference
+from bootcd.oci.resolve import ResolvedImage
+from bootcd.ostreefmt.origin import REGISTRY, TrackedImage
+from bootcd.registry.client import RegistryClient
+from bootcd.registry.credentials import load_credentials
+
+
+class ImageSource(Protocol):
+    """The place of one image, for the length of one job."""
+
+    async def resolve(self, *, architecture: str, variant: str | None = None) -> ResolvedImage:
+        """Find the image of a platform, every digest verified."""
+        ...
+
+    async def current_digest(self) -> str:
+        """Return the digest, of the index if there is one, the image has now; as cheap as possible.
+
+        Unverified: good to tell that nothing changed, and for nothing else.
+        """
+        ...
+
+    def open_blob(self, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
+        """Stream a blob of the image; it is verified once the iteration has ended by itself.
+
+        A reader that may stop early wraps it into `contextlib.aclosing`.
+        """
+        ...
+
+
+def open_source(tracked: TrackedImage, settings: WorkerSettings) -> AbstractAsyncContextManager[ImageSource]:
+    """Give access to an image for the length of a block.
+
+    Raises:
+        InvalidImage: the name is none of its transport. At once, like Unsupported.
+        Unsupported: the transport is one that cannot be read.
+    """
+    if tracked.transport == REGISTRY:
+        return _registry(parse_reference(tracked.name), settings)
+    raise Unsupported(f"images of transport {tracked.transport} cannot be pulled yet")
+
+
+@asynccontextmanager
+async def _registry(reference: ImageReference, settings: WorkerSettings) -> AsyncGenerator[ImageSource, None]:
+    async with RegistryClient(
+        insecure=settings.insecure_registries,
+        ca_file=settings.ca_file,
+        credentials=load_credentials(settings.auth_files),
+        parallel=settings.parallel_downloads,
+        stall_timeout=settings.stall_timeout_secs,
+        retries=settings.retries,
+        chance=random.random,
+        user_agent=f"bootcd/{__version__}",
+    ) as client:
+        yield _RegistrySource(client, reference)
+
+
+@dataclass(frozen=True, slots=True)
+class _RegistrySource:
+    client: RegistryClient
+    reference: ImageReference
+
+    async def resolve(self, *, architecture: str, variant: str | None = None) -> ResolvedImage:
+        return await self.client.resolve(self.reference, architecture=architecture, variant=variant)
+
+    async def current_digest(self) -> str:
+        return await self.client.head_digest(self.reference)
+
+    def open_blob(self, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
+        return self.client.open_blob(self.reference, descriptor)
