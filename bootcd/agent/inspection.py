@@ -1,7 +1,7 @@
 """Looks at the host: when somebody asks, and when somebody else changed it.
 
 Each look is a short-lived worker process, so that libostree, its memory and its crashes stay out of the
-daemon: `<worker> inspect --sysroot <path>` prints the status document and exits 0, or prints an
+daemon: `<worker> inspect --sysroot <path>` prints a `HostReport` and exits 0, or prints an
 `ErrorInfo` and exits 1.
 """
 
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from bootcd.host import process
 from bootcd.host.watch import DirectoryWatch
 from bootcd.model.errors import BackendFailed, BootcdError, ErrorInfo, error_from_info
-from bootcd.model.host import Host
+from bootcd.model.report import HostReport
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +32,16 @@ SPACING_SECS = 2.0
 
 
 class HostWatcher:
-    """Calls `seen` with the host after every look that succeeded.
+    """Calls `seen` with the report after every look that succeeded.
 
     `inspect` takes the system root to look at and may raise BootcdError.
     """
 
     def __init__(
-        self, inspect: Callable[[str], Awaitable[Host]], sysroot: str, seen: Callable[[Host], None]
+        self,
+        inspect: Callable[[str], Awaitable[HostReport]],
+        sysroot: str,
+        seen: Callable[[HostReport], None],
     ) -> None:
         self._inspect = inspect
         self._sysroot = sysroot
@@ -93,12 +96,12 @@ class HostWatcher:
                 return
             begun = self._asked
             try:
-                host = await self._inspect(self._sysroot)
+                report = await self._inspect(self._sysroot)
             except BootcdError as error:
                 self._failed(error)
             else:
                 self._succeeded, self._error, self._retry_secs = True, None, _RETRY_FIRST_SECS
-                self._seen(host)
+                self._seen(report)
             self._done = begun
             self._last_look = asyncio.get_running_loop().time()
             self._first.set()
@@ -144,7 +147,7 @@ def _log_defect(task: asyncio.Task[None]) -> None:
         log.error("a look at the host failed", exc_info=error)
 
 
-async def inspect_host(worker: Sequence[str], sysroot: str) -> Host:
+async def inspect_host(worker: Sequence[str], sysroot: str) -> HostReport:
     """Return what is on the host now. Raises the error the worker reports, or BackendFailed."""
     argv = (*worker, "inspect", "--sysroot", sysroot)
     try:
@@ -155,7 +158,7 @@ async def inspect_host(worker: Sequence[str], sysroot: str) -> Host:
         raise BackendFailed(f"the host cannot be looked at: {error.strerror}") from error
     try:
         if done.status == 0:
-            return Host.model_validate_json(done.stdout)
+            return HostReport.model_validate_json(done.stdout)
         if done.status == 1:
             raise error_from_info(ErrorInfo.model_validate_json(done.stdout))
     except ValidationError as error:

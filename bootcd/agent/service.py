@@ -25,7 +25,7 @@ from bootcd.host.clock import Clock
 from bootcd.jobs.events import JobEvent
 from bootcd.jobs.manager import JobManager
 from bootcd.model.errors import BootcdError, Busy, InvalidConfig
-from bootcd.model.host import Host, HostState
+from bootcd.model.host import HostState
 from bootcd.model.job import (
     ImageUpdate,
     JobKind,
@@ -36,6 +36,7 @@ from bootcd.model.job import (
     Requester,
     WorkerSettings,
 )
+from bootcd.model.report import HostReport
 from bootcd.oci.reference import parse_reference
 from bootcd.update import machine
 from bootcd.update.machine import Event, IllegalTransition, Situation, advance, observe
@@ -69,7 +70,7 @@ class Service:
         manager: JobManager,
         settings: Settings,
         load: Callable[[], Settings],
-        inspect: Callable[[str], Awaitable[Host]],
+        inspect: Callable[[str], Awaitable[HostReport]],
         state: Path,
         runtime: Path,
         clock: Clock,
@@ -219,7 +220,8 @@ class Service:
 
     # The host
 
-    def _on_host(self, host: Host) -> None:
+    def _on_host(self, report: HostReport) -> None:
+        host = report.host
         text = host.to_json()
         fingerprint = _fingerprint(host.status)
         if fingerprint != self._memory.fingerprint:
@@ -231,7 +233,7 @@ class Service:
                 )
         self._step(observe(host))
         self._publication.offer(self._runtime / "status.json", text.encode())
-        self._refresh(host=host, host_json=text)
+        self._refresh(host=host, host_json=text, details=report.deployments)
 
     async def _settle(self, _: JobRecord) -> None:
         await self._watcher.look()

@@ -5,12 +5,14 @@ Front ends (D-Bus today) render a `Snapshot`; they never look at the machinery b
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from bootcd.jobs.events import JobAdded, JobChanged, JobForgotten
 from bootcd.model.host import Host
 from bootcd.model.job import ImageUpdate
+from bootcd.model.report import DeploymentDetails
 
 __all__ = ["Change", "JobAdded", "JobChanged", "JobForgotten", "NextAction", "Snapshot", "SnapshotChanged"]
 
@@ -35,6 +37,8 @@ class Snapshot:
     generation: int = 0
     host: Host = field(default_factory=Host)
     host_json: str = ""
+    details: Mapping[str, DeploymentDetails] = field(default_factory=dict)
+    "Of the deployments of `host`, by their id."
     active_job: str = ""
     "Uuid of the job at work, or empty."
     reboot_required: bool = False

@@ -15,8 +15,9 @@ from bootcd.agent.snapshot import Snapshot
 from bootcd.bus.errors import bus_name
 from bootcd.bus.schema import Argument, Interface, Method, Property, Signal, variant
 from bootcd.model.errors import ErrorInfo
-from bootcd.model.host import BootEntry, HostState
+from bootcd.model.host import BootEntry
 from bootcd.model.job import ImageUpdate, JobRecord, JobState, Outcome
+from bootcd.model.report import DeploymentDetails
 
 ROOT_PATH = "/org/bootcd1"
 JOB_ROOT = ROOT_PATH + "/job"
@@ -40,6 +41,7 @@ class ManagerView:
 class DeploymentView:
     entry: BootEntry
     role: str
+    details: DeploymentDetails
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +61,13 @@ def deployment_path(entry: BootEntry | None) -> str:
     return f"{DEPLOYMENT_ROOT}/_{entry.ostree.checksum}_{entry.ostree.deploy_serial}"
 
 
-def deployments(state: HostState) -> Iterator[DeploymentView]:
+def deployments(snapshot: Snapshot) -> Iterator[DeploymentView]:
     """Yield every deployment that has a path, with its role."""
+    state = snapshot.host.status
     roles = (("staged", state.staged), ("booted", state.booted), ("rollback", state.rollback))
     for role, entry in (*roles, *(("other", entry) for entry in state.other_deployments)):
         if entry is not None and entry.ostree is not None:
-            yield DeploymentView(entry, role)
+            yield DeploymentView(entry, role, snapshot.details.get(entry.id, DeploymentDetails()))
 
 
 def microseconds(when: datetime | None) -> int:
@@ -242,6 +245,7 @@ DEPLOYMENT = Interface.of(
     Property("Incompatible", "b", lambda view: view.entry.incompatible),
     Property("DownloadOnly", "b", lambda view: view.entry.download_only),
     Property("SoftRebootCapable", "b", lambda view: view.entry.soft_reboot_capable),
+    Property("KernelArguments", "as", lambda view: list(view.details.kernel_arguments)),
 )
 
 JOB = Interface.of(

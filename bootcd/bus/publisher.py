@@ -104,7 +104,7 @@ class Publisher:
 
     def _show_snapshot(self) -> None:
         """Add what is new before Manager points at it, and remove what is gone after."""
-        views = {deployment_path(view.entry): view for view in deployments(self._snapshot.host.status)}
+        views = {deployment_path(view.entry): view for view in deployments(self._snapshot)}
         for path, view in views.items():
             self._tree.put(path, DEPLOYMENT, view)
         self._show_manager()

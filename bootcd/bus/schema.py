@@ -124,6 +124,8 @@ def _fit(signature: str, value: Any) -> Any:
             return clean_text(value)
         case dict():
             return {clean_text(key): item for key, item in value.items()}
+        case list():
+            return [_fit(signature[1:], item) for item in value]
         case tuple():
             return [_fit(kind, item) for kind, item in zip(signature[1:-1], value, strict=True)]
         case int() if signature in _RANGES:

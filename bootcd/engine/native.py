@@ -11,9 +11,9 @@ from bootcd.engine.pull import Pulls
 from bootcd.host import process
 from bootcd.host.clock import Clock
 from bootcd.model.errors import BackendFailed, InvalidArguments
-from bootcd.model.host import Host
 from bootcd.model.job import JobKind, JobRequest, Outcome, Phase, Progress, WorkerSettings
-from bootcd.ostree.status import read_host
+from bootcd.model.report import HostReport
+from bootcd.ostree.status import read_report
 from bootcd.ostree.sysroot import Sysroot
 
 _REBOOT_DEADLINE_SECS = 30
@@ -38,8 +38,8 @@ class NativeEngine:
             JobKind.APPLY: (deployments.prepare_apply, deployments.unlock),
         }
 
-    def read_host(self) -> Host:
-        return read_host(self._sysroot)
+    def read_report(self) -> HostReport:
+        return read_report(self._sysroot)
 
     def prepare(self, request: JobRequest) -> None:
         if request.apply and request.download_only:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from bootcd.model.host import Host
 from bootcd.model.job import JobRequest, Outcome, Progress
+from bootcd.model.report import HostReport
 
 Report = Callable[[Progress], None]
 "Takes each progress value; called from the event loop, as often as there is news."
 
 
 class Engine(Protocol):
-    def read_host(self) -> Host:
+    def read_report(self) -> HostReport:
         """Describe the host's deployments. Takes no lock, changes nothing. Blocks."""
         ...
 

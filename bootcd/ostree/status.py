@@ -1,4 +1,4 @@
-"""The host's deployments as the status document shows them.
+"""The host's deployments as the status document shows them, and what it has no place for.
 
 Reads without any lock: libostree's files change by atomic renames, so a reader sees the state before or
 after a change, never between.
@@ -22,9 +22,10 @@ from bootcd.model.host import (
     OstreeStatus,
     UsrOverlay,
 )
+from bootcd.model.report import DeploymentDetails, HostReport
 from bootcd.oci.manifest import host_architecture, parse_config
 from bootcd.ostree.libostree import GLib, OSTree, has
-from bootcd.ostree.sysroot import Sysroot, device_is_read_only
+from bootcd.ostree.sysroot import Sysroot, device_is_read_only, kernel_arguments
 from bootcd.ostreefmt.metadata import ImageMetadata, parse_cached_update, parse_merge_metadata
 from bootcd.ostreefmt.origin import TrackedImage
 
@@ -32,6 +33,14 @@ log = logging.getLogger(__name__)
 
 _NO_CONFIG = "null"
 "What early versions of ostree-ext wrote for an image's config; the image is of the host's architecture then."
+
+
+def read_report(sysroot: Sysroot) -> HostReport:
+    """Describe the host in full; the deployments of one that is not booted are left out."""
+    host = read_host(sysroot)
+    shown = {entry.id for entry in host.status.deployments}
+    details = {deployment_id(d): _details(d) for d in sysroot.deployments}
+    return HostReport(host=host, deployments={id: item for id, item in details.items() if id in shown})
 
 
 def read_host(sysroot: Sysroot) -> Host:
@@ -69,6 +78,15 @@ def read_host(sysroot: Sysroot) -> Host:
             read_only=device_is_read_only(sysroot.repository.path),
         ),
     )
+
+
+def deployment_id(deployment: Any) -> str:
+    """Return what `BootEntry.id` is for a deployment."""
+    return f"{deployment.get_csum()}.{deployment.get_deployserial()}"
+
+
+def _details(deployment: Any) -> DeploymentDetails:
+    return DeploymentDetails(kernel_arguments=tuple(kernel_arguments(deployment)))
 
 
 def _entry(sysroot: Sysroot, deployment: Any) -> BootEntry:

@@ -24,7 +24,7 @@ from bootcd.host.clock import SystemClock
 from bootcd.host.files import read_bounded, write_atomic
 from bootcd.model.errors import BootcdError, Cancelled, InternalError
 from bootcd.model.job import JobRequest, JobState, Outcome, Progress, WorkerMessage
-from bootcd.ostree.status import read_host
+from bootcd.ostree.status import read_report
 from bootcd.ostree.sysroot import Sysroot
 
 _REQUEST_LIMIT = 1 << 20
@@ -40,7 +40,7 @@ def main() -> int:
     run = verbs.add_parser("run", help="do the job a directory describes")
     run.add_argument("directory", type=Path)
     run.add_argument("--socket", type=Path, required=True, help="datagram socket that takes progress")
-    inspect = verbs.add_parser("inspect", help="print the status document of the host")
+    inspect = verbs.add_parser("inspect", help="print what is on the host")
     inspect.add_argument("--sysroot", type=Path, default=Path("/"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
@@ -51,7 +51,7 @@ def main() -> int:
 
 def _inspect(sysroot: Path) -> int:
     try:
-        document = read_host(Sysroot(sysroot)).to_json()
+        document = read_report(Sysroot(sysroot)).to_json()
     except BootcdError as error:
         sys.stdout.write(error.info().model_dump_json())
         return 1

@@ -99,6 +99,7 @@ async def test_get_all_of_deployment_shows_it(peer: Peer) -> None:
         "Incompatible": False,
         "DownloadOnly": False,
         "SoftRebootCapable": False,
+        "KernelArguments": ["quiet", "root=LABEL=root"],
     }
 
 

@@ -94,7 +94,7 @@ class Site:
 
     async def status(self) -> dict[str, dict[str, dict[str, object]]]:
         done = await self.machine.run([str(PYTHON), "-m", "bootcd.worker", "inspect"])
-        return dict(json.loads(done.stdout)["status"])
+        return dict(json.loads(done.stdout)["host"]["status"])
 
     async def refs(self) -> dict[str, str]:
         repo = f"--repo={self.machine.repo}"

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bootcd.model.report import HostReport
 from tests.support.foreign import (
     PYTHON,
     commit_image,
@@ -49,7 +50,7 @@ async def inspect(machine: Machine) -> str:
     done = await machine.run([PYTHON, "-m", "bootcd.worker", "inspect"], check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    return done.stdout
+    return HostReport.model_validate_json(done.stdout).host.to_json()
 
 
 async def status(machine: Machine) -> dict[str, Any]:
@@ -394,6 +395,19 @@ async def test_version_and_time_come_from_labels_first(machine: Machine, tree: C
     assert '"timestamp":"2026-02-28T23:30:00.250Z","version":"42.2026 „übung“"' in text
 
 
+async def test_report_tells_the_kernel_arguments_of_every_deployment(tracked: Tracked) -> None:
+    second = await tracked.add("2")
+    await deploy(tracked.machine, second, ORIGIN, "--stage", "--karg-append=audit=0")
+
+    done = await tracked.machine.run([PYTHON, "-m", "bootcd.worker", "inspect"])
+
+    details = HostReport.model_validate_json(done.stdout).deployments
+    first = details[f"{tracked.commits['1']}.0"].kernel_arguments
+    assert "root=LABEL=root" in first
+    assert details[f"{second}.0"].kernel_arguments == (*first, "audit=0")
+    assert not any(argument.startswith("ostree=") for argument in first)
+
+
 async def test_host_that_is_not_of_ostree_says_so(tracked: Tracked) -> None:
     inspecting = [PYTHON, "-m", "bootcd.worker", "inspect", "--sysroot", "/var"]
 
@@ -418,7 +432,7 @@ async def test_system_root_that_is_not_booted_is_an_empty_host(tracked: Tracked)
 
         done = await other.run(inspecting)
 
-    assert json.loads(done.stdout)["status"]["booted"] is None
+    assert json.loads(done.stdout)["host"]["status"]["booted"] is None
 
 
 async def test_inspection_by_an_ordinary_user_changes_nothing_and_sees_the_same(tracked: Tracked) -> None:
@@ -428,7 +442,7 @@ async def test_inspection_by_an_ordinary_user_changes_nothing_and_sees_the_same(
 
     done = await machine.run([PYTHON, "-m", "bootcd.worker", "inspect"], user=1000)
 
-    assert done.stdout == before
+    assert HostReport.model_validate_json(done.stdout).host.to_json() == before
     assert stamps == [path.stat().st_mtime_ns for path in (machine.repo, machine.sysroot / "ostree/deploy")]
 
 

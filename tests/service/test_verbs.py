@@ -114,7 +114,7 @@ class Host:
 
     async def status(self) -> dict[str, Any]:
         done = await self.machine.run([PYTHON, "-m", "bootcd.worker", "inspect"])
-        return dict(json.loads(done.stdout)["status"])
+        return dict(json.loads(done.stdout)["host"]["status"])
 
     async def versions(self) -> list[str]:
         """Return the deployments as ostree lists them: mark and version, such as `staged 2`."""

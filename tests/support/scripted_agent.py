@@ -21,6 +21,7 @@ from bootcd.model.job import (
     Progress,
     Requester,
 )
+from bootcd.model.report import DeploymentDetails
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 BOOTED, STAGED, ROLLBACK = ("b" * 64, "5" * 64, "a" * 64)
@@ -54,6 +55,7 @@ class ScriptedService:
             state_since=START,
             host=first,
             host_json=first.to_json(),
+            details={f"{ROLLBACK}.0": DeploymentDetails(kernel_arguments=("quiet", "root=LABEL=root"))},
         )
         self.calls: list[tuple[Any, ...]] = []
         self.requesters: list[Requester] = []

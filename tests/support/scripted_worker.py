@@ -1,7 +1,8 @@
 """A worker that does what a test says, as a real process behind the real command line.
 
 Run as `scripted_worker.py run JOBDIR --socket PATH` it follows the steps in `<sysroot>/script.json`,
-a list of lists, and as `scripted_worker.py inspect --sysroot PATH` it prints `<sysroot>/host.json`:
+a list of lists, and as `scripted_worker.py inspect --sysroot PATH` it prints what is on
+the host, whose document is `<sysroot>/host.json`:
 
     ["ready"]                  tell that the checks passed
     ["progress", {...}]        send a Progress
@@ -87,7 +88,7 @@ def run(directory: Path, address: str) -> None:
 
 def inspect(sysroot: Path) -> int:
     try:
-        print((sysroot / "host.json").read_text())
+        print(f'{{"host":{(sysroot / "host.json").read_text()}}}')
     except FileNotFoundError:
         print(
             json.dumps(
