@@ -57,9 +57,19 @@ def build_parser() -> argparse.ArgumentParser:
 
     status = add("status", "show what is booted, staged and available (the default)")
     status.add_argument(
-        "--format", choices=("human", "json"), default="human", help="human (default) or json"
+        "--format",
+        choices=("human", "humanreadable", "yaml", "json"),
+        help="human, yaml or json (default: human on a terminal, yaml elsewhere)",
+    )
+    status.add_argument(
+        "--format-version",
+        choices=("0", "1"),
+        default="1",
+        metavar="N",
+        help="of yaml and json; 0 and 1 both mean version 1",
     )
     status.add_argument("--booted", action="store_true", help="show the booted deployment only")
+    status.add_argument("-v", "--verbose", action="store_true", help="show everything that is known")
 
     _waiting(add("check", "ask the registry for a newer version; exit 0 if there is one, 77 if not"))
 
@@ -124,7 +134,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     # Defaults of options common to all verbs must not come from the parsers: the verb's would undo what
     # stood before it.
     defaults = argparse.Namespace(
-        json=False, quiet=False, no_color=False, bus="", verb="status", format="human", booted=False
+        json=False,
+        quiet=False,
+        no_color=False,
+        bus="",
+        verb="status",
+        format="",
+        booted=False,
+        verbose=False,
     )
     options = build_parser().parse_args(argv, defaults)
     if options.verb == "upgrade" and options.check:
@@ -134,6 +151,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
                 "--check changes nothing, so --download-only and --apply do not go with it",
             )
         options.verb = "check"
-    if options.format == "json":
-        options.json = True
+    if options.format:
+        options.json = options.format == "json"
     return options

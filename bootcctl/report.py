@@ -19,6 +19,7 @@ def render_status(
     style: Style = PLAIN,
     *,
     booted_only: bool = False,
+    verbose: bool = False,
 ) -> str:
     """Render the host and the service.
 
@@ -29,6 +30,7 @@ def render_status(
         now: seconds since the epoch.
     """
     status = host.get("status") or {}
+    available = service.get("available")
     sections = [] if booted_only else [_service_section(service, job, now, style)]
     roles = [("Booted", "booted", "")]
     if not booted_only:
@@ -42,12 +44,16 @@ def render_status(
             found = True
             if entry.get("downloadOnly"):
                 remark = "locked: comes with bootcctl apply"
-            sections.append(_deployment_section(title, entry, remark, now, style))
+            rows = _deployment_rows(title, entry, remark, now, style, verbose=verbose)
+            if entry is status.get("booted"):
+                rows += _booted_rows(status)
+            if booted_only or not _same_digest(available, entry.get("cachedUpdate")):
+                rows += _cached_update_rows(entry, now)
+            sections.append(_table(rows))
     if not found:
         sections.append("No deployment: this host was not booted from an image\n")
     for entry in [] if booted_only else status.get("otherDeployments") or []:
-        sections.append(_deployment_section("Other", entry, "", now, style))
-    available = service.get("available")
+        sections.append(_table(_deployment_rows("Other", entry, "", now, style, verbose=verbose)))
     if available and not booted_only and not _is_deployed(available, status):
         sections.append(_available_section(available, now, style))
     return "\n".join(sections)
@@ -122,7 +128,9 @@ def _mode(service: dict[str, Any], now: float) -> str:
     return text
 
 
-def _deployment_section(title: str, entry: dict[str, Any], remark: str, now: float, style: Style) -> str:
+def _deployment_rows(
+    title: str, entry: dict[str, Any], remark: str, now: float, style: Style, *, verbose: bool
+) -> list[tuple[str, str]]:
     image = entry.get("image")
     ostree = entry.get("ostree") or {}
     if isinstance(image, dict):
@@ -133,10 +141,8 @@ def _deployment_section(title: str, entry: dict[str, Any], remark: str, now: flo
         name = "not from an image"
     rows = [(title, style.bold(clean(name)) + (f"  {style.paint(f'({remark})', '33')}" if remark else ""))]
     if isinstance(image, dict):
-        version = clean(image.get("version") or "")
-        built = _built(image.get("timestamp"), now)
-        if version or built:
-            rows.append(("  Version", ", ".join(text for text in (version, built) if text)))
+        if version := _version_of(image, now):
+            rows.append(("  Version", version))
         rows.append(("  Digest", clean(image.get("imageDigest", ""))))
     elif ostree:
         rows.append(("  Commit", clean(ostree.get("checksum", ""))))
@@ -147,7 +153,55 @@ def _deployment_section(title: str, entry: dict[str, Any], remark: str, now: flo
         marks.append("has layered packages or overrides, so image updates are refused")
     if marks:
         rows.append(("  Note", "; ".join(marks)))
-    return _table(rows)
+    return rows + (_verbose_rows(entry) if verbose else [])
+
+
+def _version_of(image: dict[str, Any], now: float) -> str:
+    parts = (clean(image.get("version") or ""), _built(image.get("timestamp"), now))
+    return ", ".join(part for part in parts if part)
+
+
+def _verbose_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
+    image, ostree, composefs = (entry.get(key) or {} for key in ("image", "ostree", "composefs"))
+    signature = (image.get("image") or {}).get("signature") or ""
+    if isinstance(signature, dict):
+        signature = ", ".join(f"{kind} {value}" for kind, value in signature.items())
+    rows = (
+        ("  Built", image.get("timestamp")),
+        ("  For", image.get("architecture")),
+        ("  Signed", signature),
+        ("  Commit", ostree.get("checksum") if image else ""),
+        ("  Root", ostree and f"{ostree.get('stateroot')}, serial {ostree.get('deploySerial')}"),
+        ("  Verity", composefs.get("verity")),
+        ("  Loader", composefs and f"{composefs.get('bootloader')}, {composefs.get('bootType')}"),
+        ("  Reboot", "soft reboot is possible" if entry.get("softRebootCapable") else "full reboot"),
+    )
+    return [(name, clean(value)) for name, value in rows if value]
+
+
+def _booted_rows(status: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    if overlay := status.get("usrOverlay"):
+        kinds = {"readOnly": "read-only", "readWrite": "writable"}
+        ends = {"transient": "gone at the next boot", "persistent": "kept over boots"}
+        words = (kinds, "accessMode"), (ends, "persistence")
+        text = ", ".join(known.get(overlay.get(key), clean(overlay.get(key, ""))) for known, key in words)
+        rows.append(("  Overlay", f"over /usr, {text}"))
+    if status.get("readOnly"):
+        rows.append(("  Disk", "read-only, so nothing can be changed"))
+    return rows
+
+
+def _cached_update_rows(entry: dict[str, Any], now: float) -> list[tuple[str, str]]:
+    image, update = entry.get("image") or {}, entry.get("cachedUpdate") or {}
+    if not update or update.get("imageDigest") == image.get("imageDigest"):
+        return []
+    digest = clean(update.get("imageDigest", ""))
+    return [("  Update", ", ".join(text for text in (_version_of(update, now), digest) if text))]
+
+
+def _same_digest(available: dict[str, Any] | None, update: dict[str, Any] | None) -> bool:
+    return bool(available and update and available.get("digest") == update.get("imageDigest"))
 
 
 def _built(timestamp: Any, now: float) -> str:

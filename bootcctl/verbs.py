@@ -16,7 +16,7 @@ from bootcctl.follow import Detached, JobFollower
 from bootcctl.monitor import monitor
 from bootcctl.passwords import password_agent
 from bootcctl.report import render_history, render_jobs, render_outcome
-from bootcctl.status import print_host, print_status
+from bootcctl.status import format_of, print_host, print_no_host, print_status
 from bootcctl.terminal import Terminal
 
 _MAY_NEED_PASSWORD = {"check", "upgrade", "switch", "rollback", "apply", "cancel", "reload"}
@@ -31,8 +31,14 @@ def run(options: Namespace, terminal: Terminal) -> int:
 
 
 async def _run(options: Namespace, terminal: Terminal, interactive: bool) -> int:
-    async with Client(options.bus, interactive=interactive) as client:
-        return await _VERBS[options.verb](client, options, terminal)
+    try:
+        async with Client(options.bus, interactive=interactive) as client:
+            return await _VERBS[options.verb](client, options, terminal)
+    except Failure as failure:
+        if options.verb != "status":
+            raise
+        print_no_host(options, terminal, failure)
+        return exitcodes.DONE
 
 
 async def _status(client: Client, options: Namespace, terminal: Terminal) -> int:
@@ -42,8 +48,8 @@ async def _status(client: Client, options: Namespace, terminal: Terminal) -> int
     host = parse_document(text)
     if host is None:
         raise Failure("Failed", "the service gave a status that cannot be read")
-    if options.json:
-        print_host(text, host, booted_only=options.booted)
+    if format_of(options) != "human":
+        print_host(text, host, options)
         return exitcodes.DONE
     properties = await client.get_all(ROOT, MANAGER)
     active, job = properties.get("ActiveJob", "/"), None

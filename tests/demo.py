@@ -49,7 +49,7 @@ async def reboot(host: Host) -> None:
     await host.machine.reboot_requested()
     say("The host reboots")
     await host.reboot()
-    await expect(0, host, "status", user=PERSON)
+    await expect(0, host, "status", "--format=human", user=PERSON)
 
 
 async def demo(directory: Path) -> None:
@@ -68,7 +68,7 @@ async def demo(directory: Path) -> None:
 
         say("The host boots; an ordinary user asks for its status")
         await host.boot()
-        await expect(0, host, "status", user=PERSON)
+        await expect(0, host, "status", "--format=human", user=PERSON)
 
         say("Is there anything new? Not yet")
         await expect(77, host, "check")
@@ -83,7 +83,7 @@ async def demo(directory: Path) -> None:
 
         say("Root stages it: only the layers that changed are fetched")
         await expect(0, host, "upgrade")
-        await expect(0, host, "status", user=PERSON)
+        await expect(0, host, "status", "--format=human", user=PERSON)
 
         say("Root applies it")
         await expect(0, host, "apply")

@@ -21,7 +21,11 @@ _bootcctl() {
 
     case $verb:$previous in
         status:--format)
-            mapfile -t COMPREPLY < <(compgen -W 'human json' -- "$current")
+            mapfile -t COMPREPLY < <(compgen -W 'human yaml json' -- "$current")
+            return
+            ;;
+        status:--format-version)
+            mapfile -t COMPREPLY < <(compgen -W '0 1' -- "$current")
             return
             ;;
         history:-n | history:--limit)
@@ -31,7 +35,7 @@ _bootcctl() {
 
     case $verb in
         '') words="$verbs $common --version" ;;
-        status) words="$common --format --booted" ;;
+        status) words="$common --format --format-version --booted --verbose" ;;
         check | apply) words="$common --no-wait" ;;
         upgrade) words="$common --check --download-only --apply --no-wait" ;;
         switch) words="$common --download-only --apply --no-wait" ;;

@@ -12,12 +12,14 @@ import pytest
 from dbus_fast import Message, Variant
 from dbus_fast.aio import MessageBus
 
+from bootcctl.yamltext import render_yaml
 from bootcd.model.errors import (
     AccessDenied,
     BootcdError,
     Busy,
     DigestMismatch,
     InvalidConfig,
+    NotBootcSystem,
     NotCancellable,
     NotFound,
     OutOfSpace,
@@ -25,6 +27,7 @@ from bootcd.model.errors import (
     Stalled,
     WrongState,
 )
+from bootcd.model.host import Host
 from bootcd.model.job import JobKind, JobState, Requester
 from tests.support.bootcctl import Command, start_bootcctl
 from tests.support.scripted_service import (
@@ -77,7 +80,7 @@ async def test_status_booted_json_leaves_out_the_other_roles(address: str, servi
 async def test_status_shows_the_active_job_with_its_progress(address: str, service: ScriptedService) -> None:
     record = service.add(JobKind.UPGRADE)
     service.advance(record, 12.0, phase="fetch", bytes_done=5_000_000, bytes_total=10_000_000)
-    command = await run(address)
+    command = await run(address, "status", "--format=humanreadable")
     assert "Job        upgrade, number 1, downloading, 50 %, 5.0 MB of 10.0 MB, 12 s left\n" in command.out
     assert "Booted     registry.example/os:1\n" in command.out
 
@@ -87,7 +90,7 @@ async def test_status_from_the_files_needs_no_bus(tmp_path: Path) -> None:
     (tmp_path / "status.json").write_text(text)
     (tmp_path / "service.json").write_text('{"state":"idle","active-job":null}')
     nowhere = f"unix:path={tmp_path}/absent"
-    command = await run(nowhere, "status", BOOTCD_RUN_DIR=str(tmp_path))
+    command = await run(nowhere, "status", "--format=human", BOOTCD_RUN_DIR=str(tmp_path))
     assert command.code == 0
     assert "State      idle\n" in command.out
     assert "  Version  7.7, built" in command.out
@@ -103,7 +106,7 @@ async def test_status_from_the_files_asks_the_bus_for_the_progress_of_the_active
     (tmp_path / "status.json").write_text(host(booted=deployment("7.7", "a")).to_json())
     active = {"uuid": record.request.uuid, "number": 1, "kind": "upgrade"}
     (tmp_path / "service.json").write_text(json.dumps({"state": "working", "active-job": active}))
-    command = await run(address, "status", BOOTCD_RUN_DIR=str(tmp_path))
+    command = await run(address, "status", "--format=human", BOOTCD_RUN_DIR=str(tmp_path))
     assert "Job        upgrade, number 1, importing, 25 %\n" in command.out
 
 
@@ -111,9 +114,37 @@ async def test_status_from_the_files_with_a_job_and_no_bus_still_answers(tmp_pat
     (tmp_path / "status.json").write_text(host(booted=deployment("7.7", "a")).to_json())
     active = {"uuid": "u", "number": 1, "kind": "upgrade"}
     (tmp_path / "service.json").write_text(json.dumps({"state": "working", "active-job": active}))
-    command = await run(f"unix:path={tmp_path}/absent", "status", BOOTCD_RUN_DIR=str(tmp_path))
+    command = await run(
+        f"unix:path={tmp_path}/absent", "status", "--format=human", BOOTCD_RUN_DIR=str(tmp_path)
+    )
     assert command.code == 0
     assert "Job        upgrade, number 1\n" in command.out
+
+
+async def test_status_into_a_pipe_is_yaml(address: str, service: ScriptedService, tmp_path: Path) -> None:
+    document = host(booted=deployment("7.7", "a"))
+    service.publish(host=document, host_json=document.to_json())
+    (tmp_path / "status.json").write_text(document.to_json())
+    from_bus = await run(address, "status")
+    from_file = await run(f"unix:path={tmp_path}/absent", BOOTCD_RUN_DIR=str(tmp_path))
+    assert from_bus.out == from_file.out == render_yaml(json.loads(document.to_json()))
+
+
+@pytest.mark.parametrize("argv", [["--json"], ["--format=json"], ["--booted", "--json"]], ids=" ".join)
+async def test_status_of_a_system_without_service_or_deployment_is_the_host_bootc_prints(
+    tmp_path: Path, argv: list[str]
+) -> None:
+    command = await run(f"unix:path={tmp_path}/absent", "status", *argv, container="podman")
+    assert (command.code, command.out, command.err) == (0, Host().to_json(), "")
+
+
+async def test_status_of_a_system_that_is_not_image_based_is_the_host_bootc_prints(
+    address: str, service: ScriptedService
+) -> None:
+    service.publish(host_json="")
+    service.refusals["status"] = NotBootcSystem("there is none")
+    assert (await run(address, "status", "--json")).out == Host().to_json()
+    assert (await run(address, "status", "--format=human")).out.startswith("No deployment")
 
 
 async def test_status_with_a_damaged_file_asks_the_bus(

@@ -64,7 +64,7 @@ async def test_sandboxed_daemon_looks_at_the_host_and_serves_everybody(
         assert json.loads(await ctl(machine, "history", "--json")) == {"entries": []}
         await ctl(machine, "reload", user=0)
         assert await ctl(machine, "status", "--json") == over_the_bus
-        assert "Booted " in await ctl(machine, "status")
+        assert "Booted " in await ctl(machine, "status", "--format=human")
         status = machine.path("/run/bootcd/status.json")
         assert status.stat().st_mode & 0o777 == 0o644
     assert "Traceback" not in log.read_text()

@@ -234,6 +234,8 @@ class ScriptedService:
             raise self.refusals["reload"]
 
     async def host_ready(self) -> None:
+        if "status" in self.refusals:
+            raise self.refusals["status"]
         return
 
     def _tell(self, change: Change) -> None:

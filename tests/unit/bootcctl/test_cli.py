@@ -8,7 +8,7 @@ from bootcctl.exitcodes import MEANINGS, USAGE, Failure
 
 def test_parse_nothing_is_status() -> None:
     options = parse([])
-    assert (options.verb, options.json, options.format, options.booted) == ("status", False, "human", False)
+    assert (options.verb, options.json, options.format, options.booted) == ("status", False, "", False)
 
 
 @pytest.mark.parametrize("argv", [["--json", "jobs"], ["jobs", "--json"]], ids=["before", "after"])
@@ -21,8 +21,10 @@ def test_parse_all_common_options_together() -> None:
     assert (options.bus, options.quiet, options.no_color, options.limit) == ("unix:path=/x", True, True, 7)
 
 
-def test_parse_format_json_is_json() -> None:
-    assert parse(["status", "--format", "json"]).json is True
+@pytest.mark.parametrize("form", ["human", "humanreadable", "yaml", "json"])
+def test_parse_format_decides_over_json_as_with_bootc(form: str) -> None:
+    options = parse(["status", "--json", "--format", form, "--format-version", "0"])
+    assert (options.format, options.json) == (form, form == "json")
 
 
 def test_parse_upgrade_check_is_check() -> None:
@@ -51,7 +53,8 @@ def test_parse_switch_takes_an_image() -> None:
         ["history", "--limit", "-1"],
         ["history", "--limit", "٣"],
         ["history", "--limit", "9" * 5000],
-        ["status", "--format", "yaml"],
+        ["status", "--format", "xml"],
+        ["status", "--format-version", "2"],
     ],
     ids=lambda argv: " ".join(argv)[:40],
 )

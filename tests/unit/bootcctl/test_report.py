@@ -241,3 +241,41 @@ def test_history_of_nothing_says_so() -> None:
 def test_history_colours_only_the_state() -> None:
     text = render_history([entry()], UTC, Style(colour=True))
     assert "\x1b[32mdone \x1b[0m" in text
+
+
+def test_status_shows_a_cached_update_and_what_lies_over_usr_and_that_nothing_can_be_written() -> None:
+    booted = deployment("1.0", "a").model_copy(update={"cached_update": deployment("2.0", "b").image})
+    document = json.loads(host(booted=booted).to_json())
+    document["status"] |= {
+        "readOnly": True,
+        "usrOverlay": {"accessMode": "readWrite", "persistence": "transient"},
+    }
+    text = render_status(document, {}, None, NOW)
+    assert "  Overlay  over /usr, writable, gone at the next boot\n" in text
+    assert "  Disk     read-only" in text
+    assert f"  Update   2.0, built 2 d ago, sha256:{'b' * 64}\n" in text
+
+
+def test_status_names_an_update_once() -> None:
+    booted = deployment("1.0", "a").model_copy(update={"cached_update": deployment("2.0", "d").image})
+    text = status(available("d"), booted=booted)
+    assert (text.count("Available"), text.count("  Update")) == (1, 0)
+    same = booted.model_copy(update={"cached_update": booted.image})
+    assert "  Update" not in status(booted=same)
+
+
+def test_status_verbose_shows_all_that_bootc_shows() -> None:
+    entry = deployment("1.0", "a")
+    signed = entry.image.image.model_copy(update={"signature": "containerPolicy"})  # type: ignore[union-attr]
+    image = entry.image.model_copy(update={"image": signed})  # type: ignore[union-attr]
+    entry = entry.model_copy(update={"image": image, "soft_reboot_capable": True, "pinned": True})
+    text = render_status(json.loads(host(booted=entry).to_json()), {}, None, NOW, verbose=True)
+    assert text.splitlines()[-7:] == [
+        "  Note     pinned",
+        "  Built    2026-01-01T00:00:00Z",
+        "  For      amd64",
+        "  Signed   containerPolicy",
+        f"  Commit   {entry.ostree.checksum}",  # type: ignore[union-attr]
+        "  Root     default, serial 0",
+        "  Reboot   soft reboot is possible",
+    ]
