@@ -22,7 +22,8 @@ demo: setup      ## run the main job on a throw-away host, narrated, in about a 
 	@$(PYTHON) -m tests.demo
 
 test: setup      ## run the whole test suite
-	@$(PYTHON) -m pytest
+	@# The tests mostly wait, so there are more of them at a time than two cores would suggest.
+	@$(PYTHON) -m pytest -n 3 --dist worksteal
 
 bench: setup     ## print measured figures side by side with peers
 	@$(PYTHON) -m tests.bench

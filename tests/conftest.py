@@ -96,12 +96,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=_no_machines()))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """Build the test system before several processes run tests, since none of those can say so."""
+    if os.geteuid() == 0 and not config.option.collectonly:
+        _build_os_images(config)
+
+
+def _build_os_images(config: pytest.Config) -> None:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    cached_os_images(REPOSITORY / ".cache/os-image", say=reporter.write_line if reporter else print)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Build the test system before the first test, since the time limit of tests is too short for it."""
     wanted = any("os_images" in getattr(item, "fixturenames", ()) for item in session.items)
     if wanted and os.geteuid() == 0 and not session.config.option.collectonly:
-        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-        cached_os_images(REPOSITORY / ".cache/os-image", say=reporter.write_line if reporter else print)
+        _build_os_images(session.config)
 
 
 @pytest.fixture(scope="session")
