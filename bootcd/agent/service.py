@@ -29,6 +29,7 @@ from bootcd.model.host import HostState
 from bootcd.model.job import (
     ImageUpdate,
     JobKind,
+    JobOptions,
     JobRecord,
     JobRequest,
     JobState,
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 REBOOT_SECS = 600.0
 "After which a host that agreed to reboot and is still up counts as not rebooting; shutdowns have 90 s."
 _AGENT = Requester(name="agent")
+_NO_OPTIONS = JobOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,28 +132,21 @@ class Service:
         self._observers.append(observer)
         return lambda: self._observers.remove(observer) if observer in self._observers else None
 
-    async def check(self, requester: Requester) -> JobRecord:
-        return await self._start_job(JobKind.CHECK, requester)
-
-    async def upgrade(
-        self, requester: Requester, *, download_only: bool = False, apply: bool = False
+    async def begin(
+        self, kind: JobKind, requester: Requester, options: JobOptions = _NO_OPTIONS
     ) -> JobRecord:
-        return await self._start_job(JobKind.UPGRADE, requester, download_only=download_only, apply=apply)
+        """Start a job and return it once its worker has accepted it.
 
-    async def switch(
-        self, requester: Requester, image: str, *, download_only: bool = False, apply: bool = False
-    ) -> JobRecord:
-        """Start to track another image. Raises InvalidImage before anything else."""
-        reference = str(parse_reference(image))
-        return await self._start_job(
-            JobKind.SWITCH, requester, image=reference, download_only=download_only, apply=apply
+        Raises what makes it impossible, at once.
+        """
+        if kind is JobKind.SWITCH:
+            options = options.model_copy(update={"image": str(parse_reference(options.image))})
+        if not self._manager.busy:
+            advance(self._situation, machine.JobStarted(kind))  # for what it raises
+        request = JobRequest(
+            uuid=str(uuid4()), kind=kind, settings=self._settings.worker, **options.model_dump()
         )
-
-    async def rollback(self, requester: Requester, *, apply: bool = False) -> JobRecord:
-        return await self._start_job(JobKind.ROLLBACK, requester, apply=apply)
-
-    async def apply(self, requester: Requester) -> JobRecord:
-        return await self._start_job(JobKind.APPLY, requester)
+        return await self._manager.create(request, requester)
 
     async def cancel(self, uuid: str) -> None:
         await self._manager.cancel(uuid)
@@ -210,7 +205,7 @@ class Service:
         """
         kind = JobKind.UPGRADE if action is Action.STAGE else JobKind.CHECK
         try:
-            return await self._start_job(kind, _AGENT)
+            return await self.begin(kind, _AGENT)
         except Busy:
             raise
         except BootcdError as error:
@@ -239,27 +234,6 @@ class Service:
         await self._watcher.look()
 
     # Jobs
-
-    async def _start_job(
-        self,
-        kind: JobKind,
-        requester: Requester,
-        *,
-        image: str = "",
-        download_only: bool = False,
-        apply: bool = False,
-    ) -> JobRecord:
-        if not self._manager.busy:
-            advance(self._situation, machine.JobStarted(kind))  # for what it raises
-        request = JobRequest(
-            uuid=str(uuid4()),
-            kind=kind,
-            image=image,
-            download_only=download_only,
-            apply=apply,
-            settings=self._settings.worker,
-        )
-        return await self._manager.create(request, requester)
 
     def _on_job(self, event: JobEvent) -> None:
         """Follow a job with the machine, and pass the event on before the snapshot that shows it."""

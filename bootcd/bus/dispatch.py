@@ -42,6 +42,7 @@ class Call:
 
     path: str
     caller: Caller
+    method: Method
     arguments: tuple[Any, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -181,7 +182,7 @@ class Dispatcher:
                 raise ProtocolError("LimitsExceeded", "too many calls of this user are being served")
             uid = caller.uid
             self._users[uid] += 1
-            call = Call(str(message.path), caller, arguments, options)
+            call = Call(str(message.path), caller, method, arguments, options)
             if method.action:
                 await self._authorise(message, method, call)
                 self._commit(caller.sender)

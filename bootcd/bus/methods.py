@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from bootcd.agent.snapshot import Change, Snapshot
-from bootcd.bus.dispatch import Call, Handlers
+from bootcd.bus.dispatch import Call, Handler, Handlers
 from bootcd.bus.interfaces import JOB, MANAGER, history_entry, outcome_entries
 from bootcd.bus.publisher import Publisher
 from bootcd.model.errors import BackendFailed, Busy, InvalidArguments
-from bootcd.model.job import JobRecord, Requester
+from bootcd.model.job import JobKind, JobOptions, JobRecord, Requester
 
 _HISTORY_DEFAULT = 50
 _HISTORY_LIMIT = 1000
 _HOST_SECS = 20.0
+_JOBS = {
+    "Check": JobKind.CHECK,
+    "Upgrade": JobKind.UPGRADE,
+    "Switch": JobKind.SWITCH,
+    "Rollback": JobKind.ROLLBACK,
+    "Apply": JobKind.APPLY,
+}
+"Methods that start a job."
 
 
 class UpdateService(Protocol):
@@ -24,15 +33,7 @@ class UpdateService(Protocol):
     @property
     def snapshot(self) -> Snapshot: ...
     def jobs(self) -> tuple[JobRecord, ...]: ...
-    async def check(self, requester: Requester) -> JobRecord: ...
-    async def upgrade(
-        self, requester: Requester, *, download_only: bool = False, apply: bool = False
-    ) -> JobRecord: ...
-    async def switch(
-        self, requester: Requester, image: str, *, download_only: bool = False, apply: bool = False
-    ) -> JobRecord: ...
-    async def rollback(self, requester: Requester, *, apply: bool = False) -> JobRecord: ...
-    async def apply(self, requester: Requester) -> JobRecord: ...
+    async def begin(self, kind: JobKind, requester: Requester, options: JobOptions) -> JobRecord: ...
     async def cancel(self, uuid: str) -> None: ...
     async def wait(self, uuid: str) -> JobRecord: ...
     async def history(self, limit: int) -> list[JobRecord]: ...
@@ -47,50 +48,16 @@ class Methods:
         self._publisher = publisher
 
     def handlers(self) -> Handlers:
-        manager = {
-            "Check": self._check,
-            "Upgrade": self._upgrade,
-            "Switch": self._switch,
-            "Rollback": self._rollback,
-            "Apply": self._apply,
+        manager: dict[str, Handler] = {
+            **{name: partial(self._start, kind) for name, kind in _JOBS.items()},
             "GetStatus": self._get_status,
             "GetHistory": self._get_history,
             "Reload": self._reload,
         }
-        job = {"Cancel": self._cancel, "Wait": self._wait}
+        job: dict[str, Handler] = {"Cancel": self._cancel, "Wait": self._wait}
         return {(MANAGER.name, name): handler for name, handler in manager.items()} | {
             (JOB.name, name): handler for name, handler in job.items()
         }
-
-    async def _check(self, call: Call) -> list[Any]:
-        return await self._start(self._service.check(call.requester))
-
-    async def _upgrade(self, call: Call) -> list[Any]:
-        return await self._start(
-            self._service.upgrade(
-                call.requester,
-                download_only=call.options.get("download-only", False),
-                apply=call.options.get("apply", False),
-            )
-        )
-
-    async def _switch(self, call: Call) -> list[Any]:
-        return await self._start(
-            self._service.switch(
-                call.requester,
-                call.arguments[0],
-                download_only=call.options.get("download-only", False),
-                apply=call.options.get("apply", False),
-            )
-        )
-
-    async def _rollback(self, call: Call) -> list[Any]:
-        return await self._start(
-            self._service.rollback(call.requester, apply=call.options.get("apply", False))
-        )
-
-    async def _apply(self, call: Call) -> list[Any]:
-        return await self._start(self._service.apply(call.requester))
 
     async def _get_status(self, call: Call) -> list[Any]:
         if not self._service.snapshot.host_json:
@@ -119,12 +86,20 @@ class Methods:
         record = await self._service.wait(self._publisher.uuid_at(call.path))
         return [record.state.value, outcome_entries(record.outcome)]
 
-    async def _start(self, starting: Awaitable[JobRecord]) -> list[Any]:
+    async def _start(self, kind: JobKind, call: Call) -> list[Any]:
         """Answer with the path of a job, which exists by the time the caller learns it."""
         try:
-            return [self._publisher.ensure(await starting)]
+            record = await self._service.begin(kind, call.requester, _job_options(call))
+            return [self._publisher.ensure(record)]
         except Busy as error:
             uuid = str(error.fields.get("uuid", ""))
             path = self._publisher.path_of(uuid)
             where = f" ({path}, {uuid})" if path != "/" else ""
             raise Busy(error.message + where, hint=error.hint, **error.fields) from None
+
+
+def _job_options(call: Call) -> JobOptions:
+    """Return the arguments and options of a call by the names a request has for them."""
+    names = (argument.name for argument in call.method.inputs)
+    given = {**dict(zip(names, call.arguments, strict=False)), **call.options}
+    return JobOptions(**{name.replace("-", "_"): value for name, value in given.items()})

@@ -76,17 +76,22 @@ class WorkerSettings(_Document):
     "Bound of all buffers between network and disk, whatever the size of image, layer or file."
 
 
-class JobRequest(_Document):
-    """What a worker is to do; complete, so that the same request can run again after a crash."""
+class JobOptions(_Document):
+    """What a caller can ask of a job; each kind of job knows some of them, and ignores the others."""
 
-    uuid: JobUuid
-    kind: JobKind
     image: str = ""
     "switch: the image reference to track from now on."
     download_only: bool = False
     "upgrade, switch: stage locked, so that a reboot does not apply it yet."
     apply: bool = False
     "upgrade, switch, rollback: reboot into the result if anything changed."
+
+
+class JobRequest(JobOptions):
+    """What a worker is to do; complete, so that the same request can run again after a crash."""
+
+    uuid: JobUuid
+    kind: JobKind
     settings: WorkerSettings = WorkerSettings()
 
     def same_work(self, other: JobRequest) -> bool:

@@ -180,14 +180,14 @@ async def test_check_without_an_update_exits_77(
 @pytest.mark.parametrize(
     ("argv", "request_"),
     [
-        (["upgrade"], ("upgrade", {"download_only": False, "apply": False})),
-        (["upgrade", "--download-only"], ("upgrade", {"download_only": True, "apply": False})),
-        (["upgrade", "--apply"], ("upgrade", {"download_only": False, "apply": True})),
+        (["upgrade"], ("upgrade", {})),
+        (["upgrade", "--download-only"], ("upgrade", {"download_only": True})),
+        (["upgrade", "--apply"], ("upgrade", {"apply": True})),
         (
             ["switch", "quay.io/x/y:1", "--apply"],
-            ("switch", {"image": "quay.io/x/y:1", "download_only": False, "apply": True}),
+            ("switch", {"image": "quay.io/x/y:1", "apply": True}),
         ),
-        (["rollback"], ("rollback", {"apply": False})),
+        (["rollback"], ("rollback", {})),
         (["rollback", "--apply"], ("rollback", {"apply": True})),
         (["apply"], ("apply", {})),
     ],

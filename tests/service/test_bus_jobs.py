@@ -50,7 +50,7 @@ async def test_upgrade_answers_with_a_job_that_exists(peer: Peer, service: Scrip
     )
     assert job["Requester"] == {"uid": 0, "pid": os.getpid(), "name": service.requesters[0].name}
     assert job["Requester"]["name"]
-    assert service.calls == [("upgrade", {"download_only": True, "apply": False})]
+    assert service.calls == [("upgrade", {"download_only": True})]
     assert (await get_all(peer, ROOT_PATH, MANAGER_NAME))["ActiveJob"] == path
 
 
@@ -62,15 +62,15 @@ async def test_upgrade_answers_with_a_job_that_exists(peer: Peer, service: Scrip
             "Upgrade",
             "a{sv}",
             [{"apply": Variant("b", True)}],
-            ("upgrade", {"download_only": False, "apply": True}),
+            ("upgrade", {"apply": True}),
         ),
         (
             "Switch",
             "sa{sv}",
             ["r.test/os:2", {"download-only": Variant("b", True)}],
-            ("switch", {"image": "r.test/os:2", "download_only": True, "apply": False}),
+            ("switch", {"image": "r.test/os:2", "download_only": True}),
         ),
-        ("Rollback", "a{sv}", [{}], ("rollback", {"apply": False})),
+        ("Rollback", "a{sv}", [{}], ("rollback", {})),
         ("Apply", "a{sv}", [{}], ("apply", {})),
         ("Reload", "", [], ("reload",)),
     ],

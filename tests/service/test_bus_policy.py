@@ -271,14 +271,14 @@ async def test_caller_that_goes_after_authorisation_does_not_stop_the_work(
     bus: PrivateBus, root: Peer, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reached, checked = asyncio.Event(), asyncio.Event()
-    real = service.upgrade
+    real = service.begin
 
-    async def upgrade(requester: Requester, **options: bool) -> Any:
+    async def begin(*arguments: Any) -> Any:
         reached.set()
         await checked.wait()
-        return await real(requester, **options)
+        return await real(*arguments)
 
-    monkeypatch.setattr(service, "upgrade", upgrade)
+    monkeypatch.setattr(service, "begin", begin)
     async with connected(bus.address) as leaving:
         call = asyncio.create_task(leaving.call(ROOT_PATH, MANAGER.name, "Upgrade", "a{sv}", [{}]))
         await reached.wait()

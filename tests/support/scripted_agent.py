@@ -14,6 +14,7 @@ from bootcd.model.errors import BootcdError, NoSuchJob
 from bootcd.model.host import BootEntry, Host, HostState, ImageReferenceStatus, ImageStatus, OstreeStatus
 from bootcd.model.job import (
     JobKind,
+    JobOptions,
     JobRecord,
     JobRequest,
     JobState,
@@ -70,24 +71,11 @@ class ScriptedService:
     def jobs(self) -> tuple[JobRecord, ...]:
         return tuple(self._jobs.values())
 
-    async def check(self, requester: Requester) -> JobRecord:
-        return self._start(JobKind.CHECK, requester)
-
-    async def upgrade(
-        self, requester: Requester, *, download_only: bool = False, apply: bool = False
-    ) -> JobRecord:
-        return self._start(JobKind.UPGRADE, requester, download_only=download_only, apply=apply)
-
-    async def switch(
-        self, requester: Requester, image: str, *, download_only: bool = False, apply: bool = False
-    ) -> JobRecord:
-        return self._start(JobKind.SWITCH, requester, image=image, download_only=download_only, apply=apply)
-
-    async def rollback(self, requester: Requester, *, apply: bool = False) -> JobRecord:
-        return self._start(JobKind.ROLLBACK, requester, apply=apply)
-
-    async def apply(self, requester: Requester) -> JobRecord:
-        return self._start(JobKind.APPLY, requester)
+    async def begin(self, kind: JobKind, requester: Requester, options: JobOptions) -> JobRecord:
+        asked = options.model_dump(exclude_unset=True)
+        self._note(kind.value, asked)
+        self.requesters.append(requester)
+        return self.add(kind, requester=requester, **asked)
 
     async def cancel(self, uuid: str) -> None:
         self._note("cancel", uuid)
@@ -150,11 +138,6 @@ class ScriptedService:
         """Change the snapshot."""
         self.snapshot = replace(self.snapshot, **fields)
         self._publish(SnapshotChanged(self.snapshot))
-
-    def _start(self, kind: JobKind, requester: Requester, **request: Any) -> JobRecord:
-        self._note(kind.value, request)
-        self.requesters.append(requester)
-        return self.add(kind, requester=requester, **request)
 
     def _replace(self, record: JobRecord, eta_secs: float, **fields: Any) -> None:
         changed = record.model_copy(update=fields)

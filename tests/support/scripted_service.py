@@ -29,6 +29,7 @@ from bootcd.model.host import (
 from bootcd.model.job import (
     ImageUpdate,
     JobKind,
+    JobOptions,
     JobRecord,
     JobRequest,
     JobState,
@@ -159,32 +160,17 @@ class ScriptedService:
         self.records[record.request.uuid] = changed
         return changed
 
-    async def _start(self, kind: JobKind, requester: Requester, **options: Any) -> JobRecord:
-        self.requests.append((kind.value, options))
+    async def begin(self, kind: JobKind, requester: Requester, options: JobOptions) -> JobRecord:
+        self.requests.append((kind.value, options.model_dump(exclude_unset=True)))
         if kind.value in self.refusals:
             raise self.refusals[kind.value]
         for record in self.records.values():
             if not record.state.ended and record.request.kind is kind:
                 return record
-        record = self.add(kind, requester, options.get("image", ""))
+        record = self.add(kind, requester, options.image)
         self.on_start(record)
         self.started.put_nowait(record)
         return self.records[record.request.uuid]
-
-    async def check(self, requester: Requester) -> JobRecord:
-        return await self._start(JobKind.CHECK, requester)
-
-    async def upgrade(self, requester: Requester, **options: bool) -> JobRecord:
-        return await self._start(JobKind.UPGRADE, requester, **options)
-
-    async def switch(self, requester: Requester, image: str, **options: bool) -> JobRecord:
-        return await self._start(JobKind.SWITCH, requester, image=image, **options)
-
-    async def rollback(self, requester: Requester, **options: bool) -> JobRecord:
-        return await self._start(JobKind.ROLLBACK, requester, **options)
-
-    async def apply(self, requester: Requester) -> JobRecord:
-        return await self._start(JobKind.APPLY, requester)
 
     def advance(self, record: JobRecord, eta_secs: float = 0.0, **progress: Any) -> None:
         """Report progress of a job."""

@@ -163,7 +163,7 @@ async def test_agent_waits_for_the_job_of_somebody_else(
     bench = ServiceBench(tmp_path, script, clock=time.clock, mode=Mode.CHECK)
     async with bench, agent_at_work(bench, time):
         await bench.shown(state="idle")
-        record = await bench.service.upgrade(SOMEBODY)
+        record = await bench.service.begin(JobKind.UPGRADE, SOMEBODY)
         await bench.shown(next_action=NextAction("", "a job is at work", None))
         time.clock.move(hours=7)
         script.release()
@@ -182,7 +182,7 @@ async def test_busy_agent_tries_again_when_the_other_was_refused(
     bench = ServiceBench(tmp_path, script, clock=time.clock, mode=Mode.CHECK)
     async with bench, agent_at_work(bench, time):
         await bench.shown(state="idle")
-        other = asyncio.ensure_future(bench.service.upgrade(SOMEBODY))
+        other = asyncio.ensure_future(bench.service.begin(JobKind.UPGRADE, SOMEBODY))
         while not script.pids():  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
         await time.passes(hours=1)  # the check is due, and the other is neither accepted nor refused

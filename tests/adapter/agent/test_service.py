@@ -23,7 +23,7 @@ from bootcd.model.errors import (
     WrongState,
 )
 from bootcd.model.host import Host
-from bootcd.model.job import JobKind, JobState
+from bootcd.model.job import JobKind, JobOptions, JobState
 from bootcd.update.planner import Mode, Rules
 from tests.support.jobs import DONE, SOMEBODY, SetClock, WorkerScript, eventually
 from tests.support.service import (
@@ -116,7 +116,7 @@ async def test_check_that_finds_an_update_makes_it_available(tmp_path: Path, scr
     script.steps(["ready"], FOUND)
     async with ServiceBench(tmp_path, script) as bench:
         await bench.shown(state="idle")
-        record = await bench.service.check(SOMEBODY)
+        record = await bench.service.begin(JobKind.CHECK, SOMEBODY)
         ended = await bench.service.wait(record.request.uuid)
         snapshot = bench.service.snapshot
     assert ended.state is JobState.DONE
@@ -130,7 +130,7 @@ async def test_check_that_finds_nothing_is_up_to_date(tmp_path: Path, script: Wo
         await bench.shown(state="idle")
         for steps in ([["ready"], FOUND], [["ready"], DONE]):
             script.steps(*steps)
-            await bench.service.wait((await bench.service.check(SOMEBODY)).request.uuid)
+            await bench.service.wait((await bench.service.begin(JobKind.CHECK, SOMEBODY)).request.uuid)
         snapshot = bench.service.snapshot
     assert (snapshot.state, snapshot.available, snapshot.last_check_result) == ("idle", None, "up-to-date")
 
@@ -140,7 +140,7 @@ async def test_check_that_fails_keeps_what_is_known(tmp_path: Path, script: Work
         await bench.shown(state="idle")
         for steps in ([["ready"], FOUND], [["ready"], FAILED]):
             script.steps(*steps)
-            await bench.service.wait((await bench.service.check(SOMEBODY)).request.uuid)
+            await bench.service.wait((await bench.service.begin(JobKind.CHECK, SOMEBODY)).request.uuid)
         snapshot = bench.service.snapshot
     assert (snapshot.state, snapshot.available) == ("available", update_to("b"))
     assert snapshot.last_check_result == "RegistryUnavailable"
@@ -150,7 +150,7 @@ async def test_whoever_waited_for_an_upgrade_sees_what_it_did(tmp_path: Path, sc
     script.steps(["ready"], *TAKEN)
     async with ServiceBench(tmp_path, script) as bench:
         await bench.shown(state="idle")
-        record = await bench.service.upgrade(SOMEBODY)
+        record = await bench.service.begin(JobKind.UPGRADE, SOMEBODY)
         await bench.service.wait(record.request.uuid)
         snapshot = bench.service.snapshot
     assert (snapshot.state, snapshot.host) == ("staged", STAGED)
@@ -164,7 +164,7 @@ async def test_changes_are_told_in_an_order_a_front_end_can_follow(
     async with ServiceBench(tmp_path, script) as bench:
         await bench.shown(state="idle")
         bench.changes.clear()
-        record = await bench.service.upgrade(SOMEBODY)
+        record = await bench.service.begin(JobKind.UPGRADE, SOMEBODY)
         uuid = record.request.uuid
         added, working = bench.changes
         assert added == JobAdded(record)
@@ -186,17 +186,19 @@ async def test_verbs_carry_their_options_to_the_worker(tmp_path: Path, script: W
         await bench.shown(state="staged")
         service = bench.service
         for record in (
-            await service.upgrade(SOMEBODY, download_only=True),
+            await service.begin(JobKind.UPGRADE, SOMEBODY, JobOptions(download_only=True)),
             await service.wait(service.jobs()[-1].request.uuid),
         ):
             assert (record.request.kind, record.request.download_only) == (JobKind.UPGRADE, True)
-        record = await service.switch(SOMEBODY, "quay.io/example/os", apply=True)
+        record = await service.begin(
+            JobKind.SWITCH, SOMEBODY, JobOptions(image="quay.io/example/os", apply=True)
+        )
         await service.wait(record.request.uuid)
         assert (record.request.image, record.request.apply) == ("quay.io/example/os:latest", True)
-        record = await service.rollback(SOMEBODY, apply=True)
+        record = await service.begin(JobKind.ROLLBACK, SOMEBODY, JobOptions(apply=True))
         await service.wait(record.request.uuid)
         assert (record.request.kind, record.request.apply) == (JobKind.ROLLBACK, True)
-        record = await service.apply(SOMEBODY)
+        record = await service.begin(JobKind.APPLY, SOMEBODY)
         await service.wait(record.request.uuid)
         assert record.request.kind is JobKind.APPLY
         assert record.requester == SOMEBODY
@@ -208,12 +210,12 @@ async def test_second_verb_is_busy_or_joins(tmp_path: Path, script: WorkerScript
     script.steps(["ready"], ["hold"], DONE)
     async with ServiceBench(tmp_path, script) as bench:
         await bench.shown(state="idle")
-        record = await bench.service.check(SOMEBODY)
-        assert await bench.service.check(SOMEBODY) == record
+        record = await bench.service.begin(JobKind.CHECK, SOMEBODY)
+        assert await bench.service.begin(JobKind.CHECK, SOMEBODY) == record
         with pytest.raises(Busy):
-            await bench.service.upgrade(SOMEBODY)
+            await bench.service.begin(JobKind.UPGRADE, SOMEBODY)
         with pytest.raises(Busy):  # not that there is nothing to apply
-            await bench.service.apply(SOMEBODY)
+            await bench.service.begin(JobKind.APPLY, SOMEBODY)
         script.release()
         await bench.service.wait(record.request.uuid)
 
@@ -223,7 +225,7 @@ async def test_text_that_is_no_image_is_refused_before_anything_else(
 ) -> None:
     async with ServiceBench(tmp_path, script) as bench:
         with pytest.raises(InvalidImage):
-            await bench.service.switch(SOMEBODY, "Not An Image")
+            await bench.service.begin(JobKind.SWITCH, SOMEBODY, JobOptions(image="Not An Image"))
     assert script.pids() == []
 
 
@@ -231,11 +233,11 @@ async def test_verb_the_state_forbids_starts_nothing(tmp_path: Path, script: Wor
     async with ServiceBench(tmp_path, script) as bench:
         await bench.shown(state="idle")
         with pytest.raises(WrongState, match="nothing to apply"):
-            await bench.service.apply(SOMEBODY)
+            await bench.service.begin(JobKind.APPLY, SOMEBODY)
         show_host(script, host_of())
         await bench.shown(state="unmanaged")
         with pytest.raises(NotBootcSystem):
-            await bench.service.check(SOMEBODY)
+            await bench.service.begin(JobKind.CHECK, SOMEBODY)
     assert script.pids() == []
 
 
@@ -247,11 +249,11 @@ async def test_reboot_that_was_agreed_ends_all_work_until_it_is_missed(
     monkeypatch.setattr(service_module, "REBOOT_SECS", 0.5)
     async with ServiceBench(tmp_path, script) as bench:
         await bench.shown(state="staged")
-        record = await bench.service.apply(SOMEBODY)
+        record = await bench.service.begin(JobKind.APPLY, SOMEBODY)
         await bench.service.wait(record.request.uuid)
         assert bench.service.snapshot.state == "rebooting"
         with pytest.raises(WrongState, match="about to reboot"):
-            await bench.service.check(SOMEBODY)
+            await bench.service.begin(JobKind.CHECK, SOMEBODY)
         await bench.shown(state="staged")
 
 
@@ -259,7 +261,7 @@ async def test_cancel_reaches_the_worker(tmp_path: Path, script: WorkerScript) -
     script.steps(["ready"], ["hold"])
     async with ServiceBench(tmp_path, script) as bench:
         await bench.shown(state="idle")
-        record = await bench.service.check(SOMEBODY)
+        record = await bench.service.begin(JobKind.CHECK, SOMEBODY)
         await bench.service.cancel(record.request.uuid)
         assert (await bench.service.wait(record.request.uuid)).state is JobState.CANCELLED
         assert bench.service.snapshot.last_check_result == "Cancelled"
@@ -272,7 +274,7 @@ async def test_update_and_generation_survive_a_restart(tmp_path: Path, script: W
     script.steps(["ready"], FOUND)
     async with ServiceBench(tmp_path, script) as bench:
         await bench.shown(state="idle")
-        await bench.service.wait((await bench.service.check(SOMEBODY)).request.uuid)
+        await bench.service.wait((await bench.service.begin(JobKind.CHECK, SOMEBODY)).request.uuid)
     async with ServiceBench(tmp_path, script) as bench:
         await bench.service.host_ready()
         snapshot = bench.service.snapshot
@@ -285,7 +287,7 @@ async def test_job_at_work_over_a_restart_is_shown_and_ends(tmp_path: Path, scri
     script.steps(["ready"], ["hold"], *TAKEN)
     async with ServiceBench(tmp_path, script) as bench:
         await bench.shown(state="idle")
-        record = await bench.service.upgrade(SOMEBODY)
+        record = await bench.service.begin(JobKind.UPGRADE, SOMEBODY)
     async with ServiceBench(tmp_path, script) as bench:
         assert bench.service.snapshot.active_job == record.request.uuid
         assert bench.service.snapshot.state == "upgrading"
@@ -300,7 +302,7 @@ async def test_job_that_ended_while_nobody_watched_still_counts(tmp_path: Path, 
     script.steps(["ready"], ["hold"], FOUND)
     async with ServiceBench(tmp_path, script) as bench:
         await bench.shown(state="idle")
-        record = await bench.service.check(SOMEBODY)
+        record = await bench.service.begin(JobKind.CHECK, SOMEBODY)
     script.release()
     outcome = bench.state / "jobs" / record.request.uuid / "outcome.json"
     await eventually(outcome.exists)
@@ -354,7 +356,7 @@ async def test_files_say_what_the_service_says(tmp_path: Path, script: WorkerScr
     script.steps(["ready"], ["hold"], FOUND)
     async with ServiceBench(tmp_path, script) as bench:
         await bench.shown(state="idle")
-        record = await bench.service.check(SOMEBODY)
+        record = await bench.service.begin(JobKind.CHECK, SOMEBODY)
         await eventually(lambda: read("service.json").get("state") == "checking")
         document = read("service.json")
         assert document["active-job"] == {"uuid": record.request.uuid, "number": 1, "kind": "check"}
