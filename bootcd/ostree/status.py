@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from bootcd.model.errors import BootcdError
@@ -24,7 +23,8 @@ from bootcd.model.host import (
 )
 from bootcd.model.report import DeploymentDetails, HostReport
 from bootcd.oci.manifest import host_architecture, parse_config
-from bootcd.ostree.libostree import GLib, OSTree, has
+from bootcd.ostree.libostree import OSTree, has
+from bootcd.ostree.softreboot import can_soft_reboot
 from bootcd.ostree.sysroot import Sysroot, device_is_read_only, kernel_arguments
 from bootcd.ostreefmt.metadata import ImageMetadata, parse_cached_update, parse_merge_metadata
 from bootcd.ostreefmt.origin import TrackedImage
@@ -99,7 +99,7 @@ def _entry(sysroot: Sysroot, deployment: Any) -> BootEntry:
         cached_update=cached,
         incompatible=incompatible,
         pinned=deployment.is_pinned(),
-        soft_reboot_capable=_can_soft_reboot(sysroot, deployment),
+        soft_reboot_capable=can_soft_reboot(sysroot.sysroot, deployment),
         download_only=deployment.is_staged() and sysroot.is_staged_locked(),
         ostree=OstreeStatus(
             stateroot=deployment.get_osname(),
@@ -140,17 +140,6 @@ def _image(tracked: TrackedImage, read: Callable[[], ImageMetadata | None]) -> I
         image_digest=metadata.manifest_digest,
         architecture=config.architecture,
     )
-
-
-def _can_soft_reboot(sysroot: Sysroot, deployment: Any) -> bool:
-    if not has(sysroot.sysroot, "deployment_can_soft_reboot"):
-        return False
-    if not Path("/usr/lib/systemd/system/soft-reboot.target").exists():
-        return False
-    try:
-        return bool(sysroot.sysroot.deployment_can_soft_reboot(deployment))
-    except GLib.Error:
-        return False
 
 
 def _usr_overlay(booted: Any) -> UsrOverlay | None:

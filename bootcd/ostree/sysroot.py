@@ -25,8 +25,10 @@ from bootcd.model.errors import (
     LocalModifications,
     NotBootcSystem,
     ReadOnlyHost,
+    Unsupported,
     WrongState,
 )
+from bootcd.ostree.composefs import booted_composefs
 from bootcd.ostree.kargs import read_deployed_kargs, read_kargs
 from bootcd.ostree.libostree import Gio, GLib, OSTree, has, host_errors
 from bootcd.ostree.repository import Repository
@@ -59,7 +61,13 @@ class Sysroot:
                 and /boot writable.
         Raises:
             NotBootcSystem: there is no ostree system root.
+            Unsupported: the host boots a composefs image instead.
         """
+        if booted_composefs(path) is not None:
+            raise Unsupported(
+                "this host boots a composefs image, which is not kept by ostree",
+                hint="manage it with bootc",
+            )
         self.path = path
         self.sysroot = OSTree.Sysroot.new(Gio.File.new_for_path(os.fspath(path)))
         if not (path / "ostree/repo").exists():

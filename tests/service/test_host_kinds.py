@@ -6,13 +6,17 @@ under test.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bootcd.model.job import JobKind, Outcome
 from bootcd.model.report import HostReport
 from tests.support.foreign import (
     PYTHON,
@@ -24,7 +28,9 @@ from tests.support.foreign import (
     note_update,
     reorder,
 )
-from tests.support.machine import Machine, minimal_tree
+from tests.support.host import prepare_job
+from tests.support.json_schema import violations
+from tests.support.machine import REPOSITORY, Machine, minimal_tree
 from tests.support.oci_image import Image
 
 pytestmark = pytest.mark.machine
@@ -50,6 +56,8 @@ async def inspect(machine: Machine) -> str:
     done = await machine.run([PYTHON, "-m", "bootcd.worker", "inspect"], check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+    host = json.loads(done.stdout)["host"]
+    assert violations(host, json.loads((REPOSITORY / "docs/host-v1.schema.json").read_text())) == []
     return HostReport.model_validate_json(done.stdout).host.to_json()
 
 
@@ -304,6 +312,53 @@ async def test_host_with_local_changes_is_incompatible_and_shows_no_image(
             assert document["spec"] == {"bootOrder": "default", "image": None}, group
             assert document["status"]["booted"] == entry(commit, incompatible=True), group
             assert document["status"]["type"] is None, group
+
+
+async def test_host_rebased_to_an_image_with_rpm_ostree_is_one_of_bootc(tracked: Tracked) -> None:
+    # What rpm-ostree notes beside the reference; none of it changes the deployment.
+    own = f"container-image-reference-digest={DIGEST}\ncustom-url=x\ncustom-description=y\n"
+    origin_file(tracked.machine).write_text(f"{ORIGIN}{own}\n[libostree-transient]\npinned=false\n")
+
+    document = await status(tracked.machine)
+
+    assert document["spec"] == {"bootOrder": "default", "image": REFERENCE}
+    assert document["status"]["booted"] == tracked.entry("1")
+
+
+async def test_live_medium_is_told_by_its_disk_and_refuses_to_be_changed(tracked: Tracked) -> None:
+    machine = tracked.machine
+    disk = machine.directory / "disk"
+    build = ["mke2fs", "-q", "-t", "ext4", "-d", machine.repo, disk, "64M"]
+    await asyncio.to_thread(subprocess.run, build, check=True)
+    # The loop device is as read-only as the medium; the mount alone says nothing.
+    await asyncio.to_thread(shutil.copy, disk, machine.path("/run/disk"))
+    await machine.run(["mount", "-o", "ro,noload,loop", "/run/disk", "/sysroot/ostree/repo"])
+
+    assert (await status(machine))["status"]["readOnly"] is True
+
+    job, _ = prepare_job(machine.path("/run"), JobKind.UPGRADE)
+    inner = f"/run/jobs/{job.name}"
+    await machine.run([PYTHON, "-m", "bootcd.worker", "run", inner, f"--socket={inner}/socket"])
+    outcome = Outcome.model_validate_json((job / "outcome.json").read_bytes())
+    assert outcome.error is not None
+    assert outcome.error.name == "ReadOnlyHost"
+
+
+@pytest.mark.parametrize("mark", ["", "?"], ids=["enforced", "verity optional"])
+async def test_composefs_native_host_is_told_apart_with_a_typed_answer(tracked: Tracked, mark: str) -> None:
+    machine = tracked.machine
+    machine.path("/run/ostree-booted").unlink()
+    machine.path("/run/cmdline").write_text(f"root=UUID=1 composefs={mark}{'0a' * 64} rw\n")
+    await machine.run(["mount", "--bind", "/run/cmdline", "/proc/cmdline"])
+
+    done = await machine.run([PYTHON, "-m", "bootcd.worker", "inspect"], check=False)
+
+    assert done.returncode == 1
+    error = json.loads(done.stdout)
+    assert (error["name"], error["hint"]) == ("Unsupported", "manage it with bootc")
+    # Another system root is what it is, whatever this host has booted.
+    other = [PYTHON, "-m", "bootcd.worker", "inspect", "--sysroot", "/sysroot"]
+    assert (await machine.run(other)).returncode == 0
 
 
 async def test_host_that_follows_no_image_shows_none(machine: Machine, tree: Callable[[str], Path]) -> None:

@@ -1,0 +1,17 @@
+"""Whether the host is one libostree has no part in: it boots a composefs image of bootc's other backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bootcd.ostreefmt.composefs import BootedComposefs, parse_booted_composefs
+
+
+def booted_composefs(root: Path) -> BootedComposefs | None:
+    """Return what a composefs-native host was booted from, None on every other one."""
+    if (root / "run/ostree-booted").exists():
+        return None
+    try:
+        return parse_booted_composefs((root / "proc/cmdline").read_text(errors="replace"))
+    except OSError:
+        return None
