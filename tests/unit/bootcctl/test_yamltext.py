@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from typing import Any, ClassVar
 
 import pytest
@@ -80,14 +81,15 @@ status:
 
 
 class _Plain(yaml.SafeLoader):
-    """Reads the YAML 1.2 a Rust program reads: times stay texts, a tag names the variant of an enum."""
+    """Reads the YAML 1.2 a Rust program reads: few scalars are no texts, a tag names a variant."""
 
     yaml_implicit_resolvers: ClassVar = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith("timestamp")]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":bool", ":null"))]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
 
+_Plain.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"-?[0-9]+$"), list("-0123456789"))
 _Plain.add_constructor("!ostreeRemote", lambda loader, node: {"ostreeRemote": loader.construct_scalar(node)})
 
 
