@@ -65,6 +65,7 @@ CODES = {
     "RegistryAuth": NOT_FOUND,
     "RegistryDenied": NOT_FOUND,
     "RegistryTlsFailed": NOT_FOUND,
+    "RegistryBlocked": DENIED,
     "DigestMismatch": CONTENT,
     "InvalidManifest": CONTENT,
     "InvalidLayer": CONTENT,

@@ -9,6 +9,7 @@ import random
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from bootcd import __version__
@@ -18,8 +19,11 @@ from bootcd.oci.manifest import Descriptor
 from bootcd.oci.reference import ImageReference, parse_reference
 from bootcd.oci.resolve import ResolvedImage
 from bootcd.ostreefmt.origin import REGISTRY, TrackedImage
+from bootcd.registry.certificates import CERTIFICATE_DIRS, Certificates
 from bootcd.registry.client import RegistryClient
+from bootcd.registry.configuration import load_registries
 from bootcd.registry.credentials import load_credentials
+from bootcd.registry.failures import Target
 
 
 class ImageSource(Protocol):
@@ -48,26 +52,41 @@ def open_source(tracked: TrackedImage, settings: WorkerSettings) -> AbstractAsyn
     """Give access to an image for the length of a block.
 
     Raises:
-        InvalidImage: the name is none of its transport. At once, like Unsupported.
+        InvalidImage: the name is none of its transport. At once, like the others.
+        InvalidConfig: the host's files about registries are not valid.
+        RegistryBlocked: they forbid to ask for the image.
         Unsupported: the transport is one that cannot be read.
     """
     if tracked.transport == REGISTRY:
-        return _registry(parse_reference(tracked.name), settings)
+        return _open_registry(parse_reference(tracked.name), settings)
     raise Unsupported(f"images of transport {tracked.transport} cannot be pulled yet")
 
 
-@asynccontextmanager
-async def _registry(reference: ImageReference, settings: WorkerSettings) -> AsyncGenerator[ImageSource, None]:
-    async with RegistryClient(
+def _open_registry(
+    reference: ImageReference, settings: WorkerSettings
+) -> AbstractAsyncContextManager[ImageSource]:
+    root = Path(settings.sysroot)
+    registries = load_registries(root)
+    sources = registries.sources(reference)
+    if all(source.blocked for source in sources):
+        raise Target(sources[-1].reference).blocked()
+    client = RegistryClient(
+        sources=registries.sources,
         insecure=settings.insecure_registries,
-        ca_file=settings.ca_file,
-        credentials=load_credentials(settings.auth_files),
+        certificates=Certificates(settings.ca_file, [root / name for name in CERTIFICATE_DIRS]),
+        credentials=load_credentials(settings.auth_files, registries.credential_helpers),
         parallel=settings.parallel_downloads,
         stall_timeout=settings.stall_timeout_secs,
         retries=settings.retries,
         chance=random.random,
         user_agent=f"bootcd/{__version__}",
-    ) as client:
+    )
+    return _registry(client, reference)
+
+
+@asynccontextmanager
+async def _registry(client: RegistryClient, reference: ImageReference) -> AsyncGenerator[ImageSource, None]:
+    async with client:
         yield _RegistrySource(client, reference)
 
 

@@ -136,15 +136,19 @@ async def wait(process: ProcessId) -> int | None:
     return _reap(process.pid)
 
 
-async def run(argv: Sequence[str], *, deadline_secs: float, limit: int) -> Completed:
+async def run(
+    argv: Sequence[str], *, deadline_secs: float, limit: int, text: bytes | None = None
+) -> Completed:
     """Run a command to its end and return what it printed, at most `limit` bytes of each stream.
 
+    It reads `text`, or nothing, from standard input; none of the three touches a disk.
     A command that prints more gets EPERM from its write. Raises TimeoutError, with the command and
     its process group killed, when it takes longer than `deadline_secs`; OSError if it cannot start.
     """
     stdout, stderr = _bounded_memory("stdout", limit), _bounded_memory("stderr", limit)
+    stdin = None if text is None else _memory_of(text)
     try:
-        process = await asyncio.to_thread(spawn, argv, stdout=stdout, stderr=stderr)
+        process = await asyncio.to_thread(spawn, argv, stdout=stdout, stderr=stderr, stdin=stdin)
         waiting = asyncio.ensure_future(wait(process))
         try:
             async with asyncio.timeout(deadline_secs):
@@ -156,8 +160,9 @@ async def run(argv: Sequence[str], *, deadline_secs: float, limit: int) -> Compl
         assert status is not None, "nobody else reaps a child of ours"
         return Completed(status, _written(stdout), _written(stderr))
     finally:
-        os.close(stdout)
-        os.close(stderr)
+        for descriptor in (stdout, stderr, stdin):
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 def _open(process: ProcessId) -> int | None:
@@ -199,6 +204,12 @@ def _bounded_memory(name: str, limit: int) -> int:
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, limit)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
+    return descriptor
+
+
+def _memory_of(text: bytes) -> int:
+    descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    os.pwrite(descriptor, text, 0)
     return descriptor
 
 

@@ -235,6 +235,12 @@ class RegistryDenied(RegistryError):
     name = "RegistryDenied"
 
 
+class RegistryBlocked(RegistryError):
+    """The host's own files forbid to ask this registry."""
+
+    name = "RegistryBlocked"
+
+
 class RegistryRateLimited(RegistryError):
     """429 until the retries were used up; field: `retry_after_secs` where given."""
 

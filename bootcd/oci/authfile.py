@@ -18,6 +18,8 @@ from bootcd.oci.reference import DOCKER_HUB
 from bootcd.oci.strictjson import parse_object
 
 MAX_AUTHFILE_BYTES = 1 << 20
+MAX_HELPER_BYTES = 64 << 10
+"Of what a credential helper prints."
 
 _DOCKER_HUB_HOSTS = (DOCKER_HUB, "index.docker.io", "registry-1.docker.io")
 # The helper's name becomes part of a program's: docker-credential-<name>.
@@ -62,6 +64,10 @@ class AuthFile:
         """Return the name of the credential helper to ask before `lookup`, if one is configured."""
         return self._helpers.get(_normal_host(registry), self._default_helper) or None
 
+    def is_helped(self, registry: str) -> bool:
+        """Whether the helper is this registry's own: then the file's entries for it do not count."""
+        return bool(self._helpers.get(_normal_host(registry)))
+
     def _decode(self, key: str, entry: dict[str, Any]) -> Credential | None:
         auth = entry.get("auth") or ""
         token = entry.get("identitytoken") or ""
@@ -100,6 +106,23 @@ def parse_authfile(data: bytes, where: str) -> AuthFile:
         helpers[_normal_key(key)] = _helper_name(helper, "credHelpers", where)
     default = document.get("credsStore") or ""
     return AuthFile(where, entries, helpers, _helper_name(default, "credsStore", where) if default else "")
+
+
+def parse_helper_answer(data: bytes) -> Credential | None:
+    """Parse what a credential helper prints; None if it is no credential. A user `<token>` marks a token."""
+    try:
+        document = parse_object(data, what="answer", limit_bytes=MAX_HELPER_BYTES, error=InvalidConfig)
+    except InvalidConfig:
+        return None
+    user, secret = document.get("Username"), document.get("Secret")
+    if not isinstance(user, str) or not isinstance(secret, str) or not user or not secret:
+        return None
+    return Credential(identity_token=secret) if user == "<token>" else Credential(user, secret)
+
+
+def says_not_found(data: bytes) -> bool:
+    """Whether a helper that failed prints the words for having no credential of a registry."""
+    return data.strip() == b"credentials not found in native keychain"
 
 
 def _member(document: dict[str, Any], name: str, where: str) -> dict[str, Any]:

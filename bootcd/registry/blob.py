@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from bootcd.model.errors import BootcdError, RegistryProtocolError
 from bootcd.oci.manifest import Descriptor
 from bootcd.registry.failures import Target
-from bootcd.registry.retry import Attempts
+from bootcd.registry.route import Tries
 from bootcd.registry.transport import Answer
 
 Exchange = Callable[[Mapping[str, str]], AbstractAsyncContextManager[Answer]]
@@ -28,7 +28,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
 
 async def stream_blob(
-    exchange: Exchange, target: Target, descriptor: Descriptor, attempts: Attempts
+    exchange: Exchange, descriptor: Descriptor, tries: Tries
 ) -> AsyncGenerator[bytes, None]:
     """Yield the blob in chunks of what the network brings, at most twice the transport's READ_BYTES.
 
@@ -48,22 +48,22 @@ async def stream_blob(
                         if skip:
                             chunk, skip = chunk[skip:], max(0, skip - len(chunk))
                         if done + len(chunk) > descriptor.size:
-                            raise target.too_long(descriptor.size)
+                            raise tries.target.too_long(descriptor.size)
                         if chunk:
                             running.update(chunk)
                             done += len(chunk)
                             yield chunk
             if done < descriptor.size:
-                raise target.truncated(done, descriptor.size)
+                raise tries.target.truncated(done, descriptor.size)
             break
         except BootcdError as error:
             if done - tried_from >= _PROGRESS_BYTES:
-                attempts.progressed()
+                tries.progressed()
             tried_from = done
-            await attempts.failed(error)
+            await tries.failed(error)
     actual = f"{running.name}:{running.hexdigest()}"
     if actual != descriptor.digest:
-        raise target.digest_mismatch(descriptor.digest, actual)
+        raise tries.target.digest_mismatch(descriptor.digest, actual)
 
 
 def _bytes_to_skip(answer: Answer, done: int, size: int) -> int:

@@ -15,6 +15,7 @@ from collections.abc import (
     Callable,
     Collection,
     Mapping,
+    Sequence,
 )
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -24,8 +25,7 @@ from typing import Self
 from yarl import URL
 
 from bootcd.host.clock import Clock, SystemClock
-from bootcd.model.errors import BootcdError
-from bootcd.oci.authfile import Credential
+from bootcd.model.errors import BootcdError, RegistryProtocolError, RegistryTlsFailed, RegistryUnavailable
 from bootcd.oci.manifest import (
     INDEX_MEDIA_TYPES,
     MANIFEST_MEDIA_TYPES,
@@ -35,10 +35,13 @@ from bootcd.oci.manifest import (
     parse_manifest,
 )
 from bootcd.oci.reference import DOCKER_HUB, ImageReference, is_digest
+from bootcd.oci.registries import PullSource
 from bootcd.oci.resolve import Document, ResolvedImage, digest_of, resolve_image
 from bootcd.registry.blob import stream_blob
+from bootcd.registry.certificates import Certificates
+from bootcd.registry.credentials import Credentials
 from bootcd.registry.failures import Target
-from bootcd.registry.retry import Attempts
+from bootcd.registry.route import Route, Tries
 from bootcd.registry.tokens import Authorizer
 from bootcd.registry.transport import Answer, Transport
 
@@ -52,19 +55,20 @@ _NO_HEAD = (405, 501)
 class RegistryClient:
     """A client for the length of one job; an async context manager.
 
-    TLS is verified against the system's certificates and those in `ca_file`. A registry named in
-    `insecure` is spoken to in plain HTTP, with no attempt at TLS. `credentials` is asked with registry
-    and repository. `parallel` bounds the blobs in flight, `retries` the tries after the first one,
+    `sources` tells where to ask for an image. TLS is verified as `certificates` say; a registry named in
+    `insecure` is spoken to in plain HTTP, with no attempt at TLS. `parallel` bounds the blobs in flight,
+    `retries` the tries after the first one,
     `stall_timeout` the seconds without a byte. `chance` draws from [0, 1) for the back-off.
     """
 
     def __init__(
         self,
         *,
-        credentials: Callable[[str, str], Credential | None],
+        credentials: Credentials,
         user_agent: str,
+        sources: Callable[[ImageReference], Sequence[PullSource]] = lambda reference: [PullSource(reference)],
         insecure: Collection[str] = (),
-        ca_file: str = "",
+        certificates: Certificates | None = None,
         parallel: int = 3,
         stall_timeout: float = 60.0,
         retries: int = 5,
@@ -73,13 +77,19 @@ class RegistryClient:
         clock: Clock | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._sources = sources
+        self._routes: dict[ImageReference, Route] = {}
         self._insecure = frozenset(insecure)
+        self._schemes: dict[str, str] = {}
         self._retries = retries
         self._chance = chance
         self._sleep = sleep
         self._blobs = asyncio.Semaphore(parallel)
         self._transport = Transport(
-            ca_file=ca_file, stall_timeout=stall_timeout, user_agent=user_agent, clock=clock or SystemClock()
+            certificates=certificates or Certificates(),
+            stall_timeout=stall_timeout,
+            user_agent=user_agent,
+            clock=clock or SystemClock(),
         )
         self._authorizer = Authorizer(self._transport, credentials, self._insecure, monotonic)
 
@@ -112,18 +122,17 @@ class RegistryClient:
         an index where the reference names one. A registry that does not say it in the answer to HEAD is
         asked for the manifest itself.
         """
-        target = Target(reference)
         path = f"manifests/{reference.for_fetch}"
-        attempts = self._attempts()
+        tries = self._tries(reference)
         while True:
             try:
-                async with self._exchange("HEAD", path, target, _MANIFEST_HEADERS, also=_NO_HEAD) as answer:
+                async with self._exchange("HEAD", path, tries, _MANIFEST_HEADERS, also=_NO_HEAD) as answer:
                     digest = answer.headers.get(_DIGEST_HEADER, "")
                     if answer.status == 200 and is_digest(digest):
                         return digest
                 break
             except BootcdError as error:
-                await attempts.failed(error)
+                await tries.failed(error)
         return (await self.manifest(reference, reference.digest)).digest
 
     async def open_blob(
@@ -135,38 +144,42 @@ class RegistryClient:
         that may stop early wraps it into `contextlib.aclosing`. Raises DigestMismatch, Truncated, Stalled,
         NotFound and what RegistryError roots.
         """
-        target = Target(reference, blob=descriptor.digest)
+        tries = self._tries(reference, descriptor.digest)
 
         def exchange(headers: Mapping[str, str]) -> AbstractAsyncContextManager[Answer]:
-            return self._exchange("GET", f"blobs/{descriptor.digest}", target, headers, also=(206, 416))
+            return self._exchange("GET", f"blobs/{descriptor.digest}", tries, headers, also=(206, 416))
 
-        chunks = stream_blob(exchange, target, descriptor, self._attempts())
+        chunks = stream_blob(exchange, descriptor, tries)
         async with self._blobs, aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
 
     async def manifest(self, reference: ImageReference, digest: str | None) -> Document:
         """Fetch a manifest or index and verify it against `digest` and against what the server says."""
-        target = Target(reference)
         path = f"manifests/{digest or reference.for_fetch}"
-        attempts = self._attempts()
+        tries = self._tries(reference)
         while True:
             try:
-                async with self._exchange("GET", path, target, _MANIFEST_HEADERS) as answer:
+                async with self._exchange("GET", path, tries, _MANIFEST_HEADERS) as answer:
                     return await _read_manifest(answer, digest)
             except BootcdError as error:
-                await attempts.failed(error)
+                await tries.failed(error)
 
-    def _attempts(self) -> Attempts:
-        return Attempts(self._retries, self._chance, self._sleep)
+    def _tries(self, reference: ImageReference, blob: str = "") -> Tries:
+        route = self._routes.get(reference)
+        if route is None:
+            route = self._routes[reference] = Route(reference, self._sources(reference))
+        return Tries(route, blob=blob, retries=self._retries, chance=self._chance, sleep=self._sleep)
 
     @asynccontextmanager
     async def _exchange(
-        self, method: str, path: str, target: Target, headers: Mapping[str, str], also: Collection[int] = ()
+        self, method: str, path: str, tries: Tries, headers: Mapping[str, str], also: Collection[int] = ()
     ) -> AsyncIterator[Answer]:
-        """Ask the registry, with a login if it wants one; yield an answer of status 200 or one of `also`."""
-        reference = target.reference
-        url = self._url(reference, path)
+        """Ask where to ask now, with a login if one is wanted; yield an answer of 200 or one of `also`."""
+        target, reference = tries.target, tries.source.reference
+        if tries.source.blocked:
+            raise target.blocked()
+        url = URL(f"{await self._origin(target)}/v2/{reference.repository}/{path}")
         authorization = self._authorizer.known(reference)
         renewed = False
         while True:
@@ -182,10 +195,21 @@ class RegistryClient:
             authorization = await self._authorizer.renew(target, challenges, refused=authorization)
             renewed = True
 
-    def _url(self, reference: ImageReference, path: str) -> URL:
-        scheme = "http" if reference.registry in self._insecure else "https"
-        host = _DOCKER_HUB_HOST if reference.registry == DOCKER_HUB else reference.registry
-        return URL(f"{scheme}://{host}/v2/{reference.repository}/{path}")
+    async def _origin(self, target: Target) -> str:
+        """Return scheme and host of the registry; who may be insecure is asked for TLS first."""
+        registry = target.reference.registry
+        host = _DOCKER_HUB_HOST if registry == DOCKER_HUB else registry
+        if registry in self._insecure:
+            return f"http://{host}"
+        if target.insecure and registry not in self._schemes:
+            scheme = "https"
+            try:
+                async with self._transport.request("GET", URL(f"https://{host}/v2/"), target):
+                    pass
+            except (RegistryTlsFailed, RegistryUnavailable, RegistryProtocolError):
+                scheme = "http"
+            self._schemes[registry] = scheme
+        return f"{self._schemes[registry] if target.insecure else 'https'}://{host}"
 
 
 @dataclass(frozen=True, slots=True)

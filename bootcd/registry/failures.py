@@ -27,6 +27,7 @@ from bootcd.model.errors import (
     NoMatchingPlatform,
     NotFound,
     RegistryAuthRequired,
+    RegistryBlocked,
     RegistryDenied,
     RegistryProtocolError,
     RegistryRateLimited,
@@ -51,9 +52,20 @@ class Target:
     "Digest of the blob; empty for a manifest."
     host: str = ""
     "`host[:port]` the request goes to, if it is not the registry itself."
+    image: str = ""
+    "The image as it was asked for, if the host's files send somebody who wants it to `reference`."
+    insecure: bool = False
+    "Unverified TLS and plain HTTP are allowed."
 
     def __str__(self) -> str:
-        return f"blob {self.blob} of {self.reference}" if self.blob else str(self.reference)
+        name = f"{self.reference}, the place of {self.image}" if self.image else str(self.reference)
+        return f"blob {self.blob} of {name}" if self.blob else name
+
+    @property
+    def registry_host(self) -> str:
+        """The registry's host without its port, as URLs have it."""
+        host = self.reference.registry
+        return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0].lower()
 
     @property
     def server(self) -> str:
@@ -105,6 +117,13 @@ class Target:
             hint="the registry, or something on the way to it, altered or damaged the image",
             expected=self.blob,
             actual="",
+            **self.fields(),
+        )
+
+    def blocked(self) -> RegistryBlocked:
+        return RegistryBlocked(
+            f"this host's configuration blocks {self}",
+            hint="see containers-registries.conf(5) for the files that say so",
             **self.fields(),
         )
 

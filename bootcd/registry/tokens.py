@@ -23,6 +23,7 @@ from bootcd.oci.challenge import (
     token_request,
 )
 from bootcd.oci.reference import ImageReference
+from bootcd.registry.credentials import Credentials
 from bootcd.registry.failures import Target
 from bootcd.registry.transport import Transport, basic_authorization
 
@@ -40,7 +41,7 @@ class Authorizer:
     def __init__(
         self,
         transport: Transport,
-        credentials: Callable[[str, str], Credential | None],
+        credentials: Credentials,
         insecure: Collection[str],
         monotonic: Callable[[], float],
     ) -> None:
@@ -75,8 +76,7 @@ class Authorizer:
                 offered = [
                     challenge for header in headers[:_MAX_HEADERS] for challenge in parse_challenges(header)
                 ]
-            # The lookup reads a file.
-            credential = await asyncio.to_thread(self._credentials, *key)
+            credential = await self._credentials(*key)
             lifetime = float("inf")
             bearer = next((challenge for challenge in offered if challenge.scheme == "bearer"), None)
             if bearer:
@@ -99,7 +99,9 @@ class Authorizer:
         reference = target.reference
         with target.naming():
             address, query = token_request(
-                challenge, reference.repository, allow_http=reference.registry in self._insecure
+                challenge,
+                reference.repository,
+                allow_http=target.insecure or reference.registry in self._insecure,
             )
         url = URL(address)
         method, headers, authorization, data, secret = "GET", {}, "", None, ""

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
-import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -23,6 +21,7 @@ from yarl import URL
 
 from bootcd.host.clock import Clock
 from bootcd.model.errors import BootcdError, InvalidConfig, RegistryProtocolError
+from bootcd.registry.certificates import Certificates
 from bootcd.registry.failures import MAX_ERROR_BYTES, Target
 
 CONNECT_TIMEOUT_SECS = 15.0
@@ -115,17 +114,19 @@ class Answer:
 
 
 class Transport:
-    """The connection pool. TLS is verified against the system's certificates and `ca_file`."""
+    """The connection pool, one for all a client asks."""
 
-    def __init__(self, *, ca_file: str, stall_timeout: float, user_agent: str, clock: Clock) -> None:
-        self._ca_file = ca_file
+    def __init__(
+        self, *, certificates: Certificates, stall_timeout: float, user_agent: str, clock: Clock
+    ) -> None:
+        self._certificates = certificates
         self._stall_timeout = stall_timeout
         self._user_agent = user_agent
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        context = await asyncio.to_thread(_tls_context, self._ca_file)
+        context = await asyncio.to_thread(self._certificates.context)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=context, limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -189,6 +190,12 @@ class Transport:
         self, method: str, url: URL, target: Target, headers: Mapping[str, str], data: bytes | None
     ) -> aiohttp.ClientResponse:
         assert self._session
+        context = await asyncio.to_thread(
+            self._certificates.context,
+            target.reference.registry,
+            verified=not target.insecure,
+            known=url.host == target.registry_host,
+        )
         proxy, proxy_authorization = _proxy_for(url)
         through = {"Proxy-Authorization": proxy_authorization} if proxy_authorization else {}
         if url.scheme == "http":
@@ -201,6 +208,7 @@ class Transport:
                     headers=headers,
                     data=data,
                     allow_redirects=False,
+                    ssl=context,
                     proxy=proxy,
                     proxy_headers=through or None,
                 )
@@ -253,18 +261,3 @@ def _proxy_for(url: URL) -> tuple[URL | None, str]:
 def basic_authorization(user: str, password: str) -> str:
     """Return the value of an Authorization header, https://www.rfc-editor.org/rfc/rfc7617."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-
-
-def _tls_context(ca_file: str) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if ca_file:
-        try:
-            context.load_verify_locations(cafile=ca_file)
-        except (OSError, ssl.SSLError) as error:
-            reason = "it holds no PEM certificate"
-            if error.errno and not isinstance(error, ssl.SSLError):
-                reason = os.strerror(error.errno)
-            raise InvalidConfig(
-                f"certificates of {ca_file} cannot be used: {reason}", hint="correct ca_file", path=ca_file
-            ) from None
-    return context

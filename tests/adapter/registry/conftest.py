@@ -13,7 +13,9 @@ import pytest
 from bootcd.oci.authfile import Credential
 from bootcd.oci.manifest import Descriptor
 from bootcd.oci.reference import ImageReference
+from bootcd.registry.certificates import Certificates
 from bootcd.registry.client import RegistryClient
+from bootcd.registry.credentials import Credentials, load_credentials
 from tests.support.certificate import Certificate
 from tests.support.faultproxy import FaultProxy
 from tests.support.oci_image import Image, Layer, directory, file, make_image, make_layer
@@ -94,9 +96,11 @@ def client_for(waits: Waits) -> Callable[..., RegistryClient]:
     """Make a client that trusts `host` in plain HTTP, draws no jitter and does not really wait."""
 
     def make(host: str = "", **options: Any) -> RegistryClient:
+        ca_file = options.pop("ca_file", "")
         defaults: dict[str, Any] = {
             "insecure": {host},
-            "credentials": lambda registry, repository: None,
+            "credentials": load_credentials(()),
+            "certificates": Certificates(ca_file),
             "user_agent": "bootcd/test",
             "retries": RETRIES,
             "chance": lambda: 0.0,
@@ -131,5 +135,12 @@ async def read_blob(client: RegistryClient, reference: ImageReference, layer: La
         return b"".join([chunk async for chunk in chunks])
 
 
-def login(user: str, password: str) -> Callable[[str, str], Credential | None]:
-    return lambda registry, repository: Credential(user, password)
+def login(user: str, password: str) -> Credentials:
+    return give(Credential(user, password))
+
+
+def give(credential: Credential) -> Credentials:
+    async def lookup(registry: str, repository: str) -> Credential | None:
+        return credential
+
+    return lookup

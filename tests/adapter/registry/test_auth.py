@@ -18,7 +18,7 @@ from bootcd.model.errors import (
 from bootcd.oci.authfile import Credential
 from bootcd.oci.reference import ImageReference
 from bootcd.registry.client import RegistryClient
-from tests.adapter.registry.conftest import REPOSITORY, RETRIES, login, read_blob
+from tests.adapter.registry.conftest import REPOSITORY, RETRIES, give, login, read_blob
 from tests.support.certificate import Certificate
 from tests.support.faultproxy import Fault, FaultProxy
 from tests.support.oci_image import Image
@@ -150,7 +150,7 @@ async def test_token_is_got_with_a_refresh_token(
     if valid:
         tokens.refresh_tokens["r3fresh"] = USER
     credential = Credential(identity_token="r3fresh")
-    async with client_for(guarded.host, credentials=lambda registry, repository: credential) as client:
+    async with client_for(guarded.host, credentials=give(credential)) as client:
         if valid:
             await pull(client, reference_at(guarded), image)
         else:
