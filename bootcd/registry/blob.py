@@ -63,7 +63,9 @@ async def stream_blob(
             await tries.failed(error)
     actual = f"{running.name}:{running.hexdigest()}"
     if actual != descriptor.digest:
-        raise tries.target.digest_mismatch(descriptor.digest, actual)
+        mismatch = tries.target.digest_mismatch(descriptor.digest, actual)
+        tries.distrust(mismatch)
+        raise mismatch
 
 
 def _bytes_to_skip(answer: Answer, done: int, size: int) -> int:

@@ -95,6 +95,10 @@ class Tries:
                 raise
             self._begin()
 
+    def distrust(self, error: BootcdError) -> None:
+        """Have the next operation begin at another place: what this one gave was wrong to its end."""
+        self._route.leave(self.source, error)
+
     def progressed(self) -> None:
         """Allow the full number of retries again."""
         self._attempts.progressed()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -23,13 +24,16 @@ class Certificate:
         made._request(name, "rsa:2048")
         return made
 
-    def issue(self, directory: Path, *, name: str = "server", address: str = "127.0.0.1") -> Certificate:
-        """Create a server certificate for `address`, signed by this authority."""
+    def issue(
+        self, directory: Path, *, name: str = "server", address: str = "127.0.0.1", hosts: Sequence[str] = ()
+    ) -> Certificate:
+        """Create a server certificate for `address` and `hosts`, signed by this authority."""
+        names = ",".join([f"IP:{address}", *(f"DNS:{host}" for host in hosts)])
         made = Certificate(directory / f"{name}.pem", directory / f"{name}.key")
         made._request(
             name,
             "ec",
-            *("-pkeyopt", "ec_paramgen_curve:prime256v1", "-addext", f"subjectAltName=IP:{address}"),
+            *("-pkeyopt", "ec_paramgen_curve:prime256v1", "-addext", f"subjectAltName={names}"),
             *(
                 "-addext",
                 "basicConstraints=critical,CA:FALSE",
