@@ -88,7 +88,7 @@ async def _serve(options: Options, config: Config) -> int:
     manager = JobManager(
         store=store,
         history=History(options.state / "history.sqlite"),
-        runner=choose_runner(config.worker.runner.value, store.open_log),
+        runner=choose_runner(config.worker.runner.value, store.open_log, options.runtime / "worker.env"),
         socket_path=options.runtime / "worker.sock",
         worker=WORKER,
         clock=clock,

@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
 from bootcd.host import process
+from bootcd.host.files import write_atomic
 from bootcd.host.process import ProcessId
 from bootcd.model.errors import BackendFailed
 from bootcd.model.job import WorkerHandle
@@ -110,6 +112,7 @@ _COMMON_PROPERTIES = (
     "IOSchedulingClass=best-effort",
     "IOSchedulingPriority=7",  # not idle: on a busy host an update would then never end
     "MemoryHigh=512M",
+    "LimitCORE=0",  # it holds credentials
     "OOMScoreAdjust=200",
     "UMask=0022",
 )
@@ -128,6 +131,8 @@ _SYSTEM_PROPERTIES = (
 or new privileges, which libostree and boot loader tools may need. A user manager refuses most of it."""
 
 _PASSED_ENVIRONMENT = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+# EnvironmentFile= of systemd.exec(5): in double quotes a backslash makes these mean themselves.
+_QUOTED, _ESCAPE = re.compile(r'(["\\$`])'), r"\\\1"
 _COMMAND_SECS = 20.0
 _RETRY_SECS = 2.0
 _OUTPUT_LIMIT = 16 << 10
@@ -136,13 +141,16 @@ _OUTPUT_LIMIT = 16 << 10
 class SystemdRunner:
     """Workers as transient units `bootcd-job-<uuid>.service`; their output goes to the journal."""
 
-    def __init__(self, scope: Literal["system", "user"] = "system") -> None:
+    def __init__(self, environment_file: Path, scope: Literal["system", "user"] = "system") -> None:
+        """`environment_file` is written anew for every worker that has to be told of web proxies."""
+        self._environment_file = environment_file
         self._scope = f"--{scope}"
         self._properties = _COMMON_PROPERTIES + (_SYSTEM_PROPERTIES if scope == "system" else ())
 
     async def start(self, uuid: str, argv: Sequence[str], journal: Journal) -> WorkerHandle:
         handle = WorkerHandle(unit=f"bootcd-job-{uuid}.service")
         await journal(handle)
+        environment = await asyncio.to_thread(self._pass_environment)
         await _command(
             "systemd-run",
             self._scope,
@@ -152,12 +160,29 @@ class SystemdRunner:
             f"--unit={handle.unit}",
             f"--description=Update job {uuid}",
             *(f"--property={entry}" for entry in self._properties),
-            # By name alone, so that a password in a proxy address shows in nobody's process list.
-            *(f"--setenv={name}" for name in _PASSED_ENVIRONMENT if name in os.environ),
+            *(f"--property=EnvironmentFile={path}" for path in environment),
             "--",
             *argv,
         )
         return handle
+
+    def _pass_environment(self) -> list[Path]:
+        """Write what the worker is to know of our environment; nothing if there is nothing.
+
+        To a file, as a proxy's address may hold a password, and a unit's properties are for everybody.
+        """
+        lines = [
+            f'{name}="{_QUOTED.sub(_ESCAPE, value)}"\n'
+            for name in _PASSED_ENVIRONMENT
+            if (value := os.environ.get(name)) and value.isprintable()
+        ]
+        if not lines:
+            return []
+        try:
+            write_atomic(self._environment_file, "".join(lines).encode(), durable=False)
+        except OSError as error:
+            raise BackendFailed(f"{self._environment_file} cannot be written: {error.strerror}") from error
+        return [self._environment_file]
 
     async def alive(self, handle: WorkerHandle) -> bool:
         state, pid = await self._show(handle)
@@ -228,13 +253,13 @@ class HandleRunner:
 
 
 def choose_runner(
-    setting: Literal["auto", "systemd", "subprocess"], open_log: Callable[[str], int]
+    setting: Literal["auto", "systemd", "subprocess"], open_log: Callable[[str], int], environment_file: Path
 ) -> Runner:
     """Return the runner a host is to use; "auto" is systemd where it is the system manager and we are root.
 
     That directory is what sd_booted(3) looks for. Blocks.
     """
-    units, processes = SystemdRunner(), SubprocessRunner(open_log)
+    units, processes = SystemdRunner(environment_file), SubprocessRunner(open_log)
     if setting == "auto":
         booted = Path("/run/systemd/system").is_dir() and os.geteuid() == 0
         setting = "systemd" if booted else "subprocess"

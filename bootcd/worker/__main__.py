@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from bootcd.engine.protocol import Engine
 from bootcd.host.clock import SystemClock
 from bootcd.host.files import read_bounded, write_atomic
+from bootcd.host.process import forbid_core_dumps
 from bootcd.model.errors import BootcdError, Cancelled, InternalError
 from bootcd.model.job import JobRequest, JobState, Outcome, Progress, WorkerMessage
 from bootcd.ostree.status import read_report
@@ -73,6 +74,8 @@ def _run(directory: Path, socket_path: Path) -> int:
     except ValidationError as error:
         log.error("the request in %s has %d errors", directory, error.error_count())  # noqa: TRY400
         return 1
+    # It will hold credentials.
+    forbid_core_dumps()
     own_mounts = _unshare_mounts()
     try:
         asyncio.run(_Worker(request, directory, socket_path, own_mounts=own_mounts).work())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from pathlib import Path
 
@@ -19,8 +20,12 @@ from tests.support.jobs import DONE, SOMEBODY, JobBench, WorkerScript, eventuall
 UNIT = "bootcd-job-{}.service"
 
 
+def user_runner() -> SystemdRunner:
+    return SystemdRunner(Path(os.environ["XDG_RUNTIME_DIR"], "worker.env"), "user")
+
+
 def runner_of(store: JobStore) -> HandleRunner:
-    units, processes = SystemdRunner("user"), SubprocessRunner(store.open_log)
+    units, processes = user_runner(), SubprocessRunner(store.open_log)
     return HandleRunner(units, units=units, processes=processes)
 
 
@@ -122,16 +127,23 @@ async def test_job_of_the_other_runner_is_adopted_too(tmp_path: Path, script: Wo
         assert (await bench.manager.wait(record.request.uuid)).state is JobState.DONE
 
 
-async def test_proxy_of_the_daemon_reaches_the_worker_and_no_command_line(
+async def test_proxy_of_the_daemon_reaches_the_worker_and_nobody_else(
     tmp_path: Path, script: WorkerScript, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("https_proxy", "http://user:secret@proxy.example:3128")
+    address = r"http://user:secret\"$HOME`x%n\\@proxy.example:3128"
+    monkeypatch.setenv("https_proxy", address)
     script.steps(["ready"], ["hold"], DONE)
     async with JobBench(tmp_path, runner=runner_of) as bench:
         record = await bench.manager.create(script.request(), SOMEBODY)
         proc = Path("/proc") / str(script.pids()[0])
-        assert b"https_proxy=http://user:secret@proxy.example:3128" in (proc / "environ").read_bytes()
+        assert f"https_proxy={address}\0".encode() in (proc / "environ").read_bytes()
         assert b"secret" not in (proc / "cmdline").read_bytes()
+        unit = UNIT.format(record.request.uuid)
+        everything = subprocess.run(
+            ["systemctl", "--user", "show", "--all", unit], capture_output=True, text=True, check=True
+        ).stdout
+        assert "worker.env" in everything
+        assert "secret" not in everything
         script.release()
         await bench.manager.wait(record.request.uuid)
 
@@ -141,11 +153,11 @@ async def test_command_that_does_not_exist_is_a_typed_error_and_no_job() -> None
         return
 
     with pytest.raises(BackendFailed, match="systemd-run failed"):
-        await SystemdRunner("user").start("00", ["/does/not/exist"], journal)
+        await user_runner().start("00", ["/does/not/exist"], journal)
 
 
 async def test_signals_to_a_unit_that_is_gone_are_no_error() -> None:
-    runner, handle = SystemdRunner("user"), WorkerHandle(unit=UNIT.format("gone"))
+    runner, handle = user_runner(), WorkerHandle(unit=UNIT.format("gone"))
     assert not await runner.alive(handle)
     await runner.terminate(handle)
     await runner.kill(handle)
@@ -156,5 +168,5 @@ async def test_manager_that_does_not_answer_is_a_typed_error(monkeypatch: pytest
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/nowhere")
     monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nowhere/bus")
     with pytest.raises(BackendFailed, match="systemctl failed"):
-        await SystemdRunner("user").alive(WorkerHandle(unit=UNIT.format("any")))
+        await user_runner().alive(WorkerHandle(unit=UNIT.format("any")))
     assert await process.run(["true"], deadline_secs=5, limit=100)

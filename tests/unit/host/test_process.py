@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -115,3 +117,33 @@ async def test_zombie_is_not_alive() -> None:
     assert not await process.is_alive(zombie)
     assert await process.wait(zombie) == 0
     child.returncode = 0
+
+
+_CRASH = """
+import os, resource, sys
+from bootcd.host.process import forbid_core_dumps
+secret = sys.stdin.read()
+forbid_core_dumps()
+if os.fork() == 0:
+    os.abort()
+_, status = os.wait()
+print(os.WCOREDUMP(status), flush=True)
+os.execvp("sh", ["sh", "-c", "ulimit -Hc"])
+"""
+
+
+def test_process_that_forbids_core_dumps_leaves_none_and_nor_do_its_programs(tmp_path: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    done = subprocess.run(
+        [sys.executable, "-c", _CRASH],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        input="core of the matter",
+        capture_output=True,
+        text=True,
+        check=True,
+        # As far as they are allowed here: without the call under test, this dumps its core.
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (limit, limit)),
+    )
+    assert done.stdout == "False\n0\n"
+    assert list(tmp_path.iterdir()) == []
