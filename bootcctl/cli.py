@@ -7,10 +7,15 @@ Options common to all verbs are accepted before and after the verb.
 from __future__ import annotations
 
 import argparse
+import os
 from typing import NoReturn
 
 from bootcctl import __version__
 from bootcctl.exitcodes import MEANINGS, Failure
+
+_FILES = ("oci", "oci-archive")
+_STORES = ()
+"Transports, by what they name images by: a path, with a tag or not, and a reference."
 
 HISTORY_LIMIT = 1000
 "The most entries the service gives at once."
@@ -78,7 +83,18 @@ def build_parser() -> argparse.ArgumentParser:
     _staging(upgrade)
 
     switch = add("switch", "track another image and stage it")
-    switch.add_argument("image", metavar="IMAGE", help="image reference, such as quay.io/example/os:1")
+    switch.add_argument(
+        "--transport",
+        choices=("registry", *_FILES, *_STORES),
+        default="registry",
+        metavar="T",
+        help=f"where IMAGE is: registry (default), {', '.join((*_FILES, *_STORES))}",
+    )
+    switch.add_argument(
+        "image",
+        metavar="IMAGE",
+        help="image reference, such as quay.io/example/os:1, or a path, as in --transport oci /mnt/os:1",
+    )
     _staging(switch)
 
     rollback = add("rollback", "boot the previous deployment next time; again: undo that")
@@ -151,6 +167,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
                 "--check changes nothing, so --download-only and --apply do not go with it",
             )
         options.verb = "check"
+    if options.verb == "switch" and options.transport in _FILES:
+        # The service's own directory is none that the user knows.
+        path, colon, tag = options.image.partition(":")
+        options.image = os.path.abspath(path) + colon + tag  # noqa: PTH100 - links stay as they are named
     if options.format:
         options.json = options.format == "json"
     return options

@@ -230,12 +230,14 @@ class Client:
         entries: list[dict[str, Any]] = (await self.call(ROOT, MANAGER, "GetHistory", "a{sv}", [options]))[0]
         return entries
 
-    async def start_job(self, member: str, image: str = "", **flags: bool) -> str:
+    async def start_job(self, member: str, image: str = "", transport: str = "", **flags: bool) -> str:
         """Call a method of the manager that starts a job; return the path of the job.
 
         `flags` become options of the same name with dashes; those that are False are left out.
         """
         options = {name.replace("_", "-"): Variant("b", True) for name, value in flags.items() if value}
+        if transport not in ("", "registry"):
+            options["transport"] = Variant("s", transport)
         arguments = [image, options] if image else [options]
         signature = "sa{sv}" if image else "a{sv}"
         path: str = (await self.call(ROOT, MANAGER, member, signature, arguments))[0]

@@ -133,12 +133,7 @@ def _deployment_rows(
 ) -> list[tuple[str, str]]:
     image = entry.get("image")
     ostree = entry.get("ostree") or {}
-    if isinstance(image, dict):
-        reference = image["image"]
-        transport = reference.get("transport", "registry")
-        name = reference["image"] if transport == "registry" else f"{transport}:{reference['image']}"
-    else:
-        name = "not from an image"
+    name = _image_name(image["image"]) if isinstance(image, dict) else "not from an image"
     rows = [(title, style.bold(clean(name)) + (f"  {style.paint(f'({remark})', '33')}" if remark else ""))]
     if isinstance(image, dict):
         if version := _version_of(image, now):
@@ -216,13 +211,19 @@ def _built(timestamp: Any, now: float) -> str:
     return f"built {format_duration(age)} ago" if age >= 0 and moment.year >= 2000 else ""
 
 
+def _image_name(image: dict[str, Any]) -> str:
+    """Name an image with its transport, where that is no registry."""
+    name, transport = image.get("image", ""), image.get("transport", "registry")
+    return name if transport == "registry" else f"{transport}:{name}"
+
+
 def _is_deployed(available: dict[str, Any], status: dict[str, Any]) -> bool:
     staged = status.get("staged") or {}
     return bool((staged.get("image") or {}).get("imageDigest") == available.get("digest"))
 
 
 def _available_section(available: dict[str, Any], now: float, style: Style) -> str:
-    rows = [("Available", style.paint(clean(available.get("image", "")), "32"))]
+    rows = [("Available", style.paint(clean(_image_name(available)), "32"))]
     version = clean(available.get("version") or "")
     created = available.get("created")
     built = f"built {_ago(created, now)}" if created and created / 1e6 <= now else ""

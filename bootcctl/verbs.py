@@ -85,6 +85,7 @@ async def _job(client: Client, options: Namespace, terminal: Terminal) -> int:
     path = await client.start_job(
         options.verb.capitalize(),
         image=asked.get("image", ""),
+        transport=asked.get("transport", ""),
         download_only=asked.get("download_only", False),
         apply=asked.get("apply", False),
     )

@@ -28,6 +28,10 @@ _bootcctl() {
             mapfile -t COMPREPLY < <(compgen -W '0 1' -- "$current")
             return
             ;;
+        switch:--transport)
+            mapfile -t COMPREPLY < <(compgen -W 'registry oci oci-archive' -- "$current")
+            return
+            ;;
         history:-n | history:--limit)
             return
             ;;
@@ -38,7 +42,14 @@ _bootcctl() {
         status) words="$common --format --format-version --booted --verbose" ;;
         check | apply) words="$common --no-wait" ;;
         upgrade) words="$common --check --download-only --apply --no-wait" ;;
-        switch) words="$common --download-only --apply --no-wait" ;;
+        switch)
+            words="$common --transport --download-only --apply --no-wait"
+            if [[ $current != -* && " ${COMP_WORDS[*]} " == *" --transport "* ]]; then
+                compopt -o filenames
+                mapfile -t COMPREPLY < <(compgen -f -- "$current")
+                return
+            fi
+            ;;
         rollback) words="$common --apply --no-wait" ;;
         cancel)
             words="$common --no-wait"

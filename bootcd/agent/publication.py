@@ -9,7 +9,8 @@
     booted, staged, rollback                           deployment id `<checksum>.<serial>`, empty for none
     reboot-required                                    boolean
     active-job              null, or: uuid, number, kind
-    available               null, or: image, digest, version, created, download-size (bytes, -1 unknown)
+    available               null, or: image, transport, digest, version, created,
+                            download-size (bytes, -1 unknown)
     next-action             action (empty for none), reason, when
 
 Both are world-readable, replaced as a whole, and only when their content changed.
@@ -55,6 +56,7 @@ def render_service(snapshot: Snapshot, active: JobRecord | None) -> bytes:
         "available": update
         and {
             "image": update.image,
+            "transport": update.transport,
             "digest": update.digest,
             "version": update.version,
             "created": _usec(update.created),

@@ -39,6 +39,7 @@ from bootcd.model.job import (
 )
 from bootcd.model.report import HostReport
 from bootcd.oci.reference import parse_reference
+from bootcd.ostreefmt.origin import REGISTRY, TrackedImage
 from bootcd.update import machine
 from bootcd.update.machine import Event, IllegalTransition, Situation, advance, observe
 from bootcd.update.planner import Action, Facts, Plan, Rules, plan
@@ -140,7 +141,7 @@ class Service:
         Raises what makes it impossible, at once.
         """
         if kind is JobKind.SWITCH:
-            options = options.model_copy(update={"image": str(parse_reference(options.image))})
+            options = options.model_copy(update=_target(options))
         if not self._manager.busy:
             advance(self._situation, machine.JobStarted(kind))  # for what it raises
         request = JobRequest(
@@ -363,6 +364,15 @@ class Service:
                 observer(change)
             except Exception:
                 log.exception("an observer failed, proceeding")
+
+
+def _target(options: JobOptions) -> dict[str, str]:
+    """Name an image to switch to as its origin will; raises InvalidImage or Unsupported."""
+    # Both words are bootc's for a registry.
+    transport = REGISTRY if options.transport == "docker" else options.transport
+    name = str(parse_reference(options.image)) if transport == REGISTRY else options.image
+    TrackedImage.unverified(transport, name).require_usable()
+    return {"image": name, "transport": transport}
 
 
 def _reboot_required(status: HostState) -> bool:

@@ -205,7 +205,10 @@ class Dispatcher:
         if call.path.startswith(JOB_ROOT):
             details["job"] = call.path
         if call.arguments:
-            details["image"] = call.arguments[0]
+            transport = call.options.get("transport", "registry")
+            details["image"] = (
+                call.arguments[0] if transport == "registry" else f"{transport}:{call.arguments[0]}"
+            )
         actions = [method.action]
         if call.options.get("apply") and method.action != "apply":
             actions.append("apply")
@@ -260,9 +263,15 @@ def _checked(message: Message, method: Method) -> tuple[tuple[Any, ...], dict[st
             raise InvalidArguments(
                 f"option {name} of {method.name} is of type {expected}, not {value.signature}"
             )
+        if expected == "s" and not _speakable(value.value):
+            raise InvalidArguments(f"option {name} of {method.name} is too long or cannot be printed")
         options[name] = value.value
     for argument in arguments:
         # It reaches prompts and logs before it is parsed.
-        if len(argument) > _IMAGE_CHARACTERS or not argument.isprintable():
+        if not _speakable(argument):
             raise InvalidImage("the image reference is too long or holds characters that cannot be printed")
     return tuple(arguments), options
+
+
+def _speakable(text: str) -> bool:
+    return len(text) <= _IMAGE_CHARACTERS and text.isprintable()

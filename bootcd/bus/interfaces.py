@@ -101,6 +101,7 @@ def update_entries(update: ImageUpdate | None) -> dict[str, Variant]:
         return {}
     return {
         "image": variant("s", update.image),
+        "transport": variant("s", update.transport),
         "digest": variant("s", update.digest),
         "version": variant("s", update.version),
         "created": variant("t", microseconds(update.created)),
@@ -116,6 +117,7 @@ def history_entry(record: JobRecord) -> dict[str, Variant]:
         "uuid": variant("s", record.request.uuid),
         "kind": variant("s", record.request.kind.value),
         "image": variant("s", record.request.image),
+        "transport": variant("s", record.request.transport if record.request.image else ""),
         "state": variant("s", record.state.value),
         "created": variant("t", microseconds(record.created)),
         "finished": variant("t", microseconds(record.finished)),
@@ -194,7 +196,7 @@ MANAGER = Interface.of(
         "Switch",
         (Argument("image", "s"), _OPTIONS),
         (_JOB,),
-        options={"download-only": "b", "apply": "b"},
+        options={"transport": "s", "download-only": "b", "apply": "b"},
         action="switch",
     ),
     Method("Rollback", (_OPTIONS,), (_JOB,), options={"apply": "b"}, action="rollback"),
@@ -255,6 +257,12 @@ JOB = Interface.of(
     Property("Uuid", "s", lambda view: view.record.request.uuid, const=True),
     Property("Kind", "s", lambda view: view.record.request.kind.value, const=True),
     Property("Image", "s", lambda view: view.record.request.image, const=True),
+    Property(
+        "Transport",
+        "s",
+        lambda view: view.record.request.transport if view.record.request.image else "",
+        const=True,
+    ),
     Property("Requester", "a{sv}", _requester, const=True),
     Property("Created", "t", lambda view: microseconds(view.record.created), const=True),
     Property("Finished", "t", lambda view: microseconds(view.record.finished)),

@@ -40,14 +40,14 @@ from bootcd.model.job import (
 from bootcd.oci.manifest import host_architecture, parse_timestamp
 from bootcd.oci.reference import parse_reference
 from bootcd.oci.resolve import ResolvedImage
-from bootcd.oci.trust import accepts_unsigned
+from bootcd.oci.trust import accepts_all_unsigned, accepts_unsigned
 from bootcd.ostree.fetch import ImportProgress
 from bootcd.ostree.garbage import drop_unused_refs
 from bootcd.ostree.image import Image, check_bootable, missing_layers
 from bootcd.ostree.importer import INDEX_DIGEST_KEY, Importer
 from bootcd.ostree.sysroot import Sysroot
 from bootcd.ostreefmt.metadata import cached_update_metadata
-from bootcd.ostreefmt.origin import SignaturePolicy, TrackedImage
+from bootcd.ostreefmt.origin import REGISTRY, SignaturePolicy, TrackedImage
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +209,9 @@ class Pulls:
     # what the verbs share
 
     def _switch_target(self, request: JobRequest) -> TrackedImage:
-        return TrackedImage.registry(str(parse_reference(request.image)))
+        registry = request.transport == REGISTRY
+        name = str(parse_reference(request.image)) if registry else request.image
+        return TrackedImage.unverified(request.transport, name)
 
     def _require_allowed(self, tracked: TrackedImage) -> None:
         """Refuse an image this host may not run.
@@ -237,6 +239,8 @@ class Pulls:
             return True
         except OSError as error:
             raise BackendFailed(f"/{POLICY_FILE} cannot be read") from error
+        if tracked.transport != REGISTRY:
+            return accepts_all_unsigned(data, tracked.transport)
         return accepts_unsigned(data, parse_reference(tracked.name))
 
     async def _resolve(self, source: ImageSource) -> ResolvedImage:
@@ -246,6 +250,7 @@ class Pulls:
     def _describe(self, tracked: TrackedImage, image: Image) -> ImageUpdate:
         return ImageUpdate(
             image=tracked.name,
+            transport=tracked.transport,
             digest=image.digest,
             version=image.config.version or "",
             created=parse_timestamp(image.config.timestamp),

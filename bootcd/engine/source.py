@@ -24,6 +24,7 @@ from bootcd.registry.client import RegistryClient
 from bootcd.registry.configuration import load_registries
 from bootcd.registry.credentials import load_credentials
 from bootcd.registry.failures import Target
+from bootcd.transports.source import TRANSPORTS, open_local
 
 
 class ImageSource(Protocol):
@@ -57,8 +58,18 @@ def open_source(tracked: TrackedImage, settings: WorkerSettings) -> AbstractAsyn
         RegistryBlocked: they forbid to ask for the image.
         Unsupported: the transport is one that cannot be read.
     """
+    tracked.require_usable()
     if tracked.transport == REGISTRY:
         return _open_registry(parse_reference(tracked.name), settings)
+    if tracked.transport in TRANSPORTS:
+        path, tag = tracked.path_and_tag()
+        return open_local(
+            tracked.transport,
+            path,
+            tag,
+            tracked.image_ref_name,
+            stall_timeout=settings.stall_timeout_secs,
+        )
     raise Unsupported(f"images of transport {tracked.transport} cannot be pulled yet")
 
 

@@ -201,6 +201,22 @@ class DigestMismatch(BootcdError):
     name = "DigestMismatch"
 
 
+# Local media. Field of both: `image`.
+
+
+class MediumUnavailable(BootcdError):
+    """A place in the file system that is not there or cannot be read, such as a stick taken away."""
+
+    name = "MediumUnavailable"
+    retryable = True
+
+
+class InvalidLayout(BootcdError):
+    """A directory or archive that does not hold an image the way its transport says."""
+
+    name = "InvalidLayout"
+
+
 # The registry. Fields of all: `registry`, `repository`, `reference`.
 
 
@@ -249,7 +265,7 @@ class RegistryRateLimited(RegistryError):
 
 
 class NotFound(RegistryError):
-    """404: no such repository, tag, digest or blob."""
+    """404: no such repository, tag, digest or blob. Of local media likewise, with the field `image`."""
 
     name = "NotFound"
 

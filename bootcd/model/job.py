@@ -80,7 +80,9 @@ class JobOptions(_Document):
     """What a caller can ask of a job; each kind of job knows some of them, and ignores the others."""
 
     image: str = ""
-    "switch: the image reference to track from now on."
+    "switch: the image to track from now on, by the name its transport gives it."
+    transport: str = "registry"
+    "switch: where the image comes from, as in containers-transports(5); bootc's word for docker."
     download_only: bool = False
     "upgrade, switch: stage locked, so that a reboot does not apply it yet."
     apply: bool = False
@@ -116,6 +118,7 @@ class ImageUpdate(_Document):
     """An image version that could be, or was, taken."""
 
     image: str
+    transport: str = "registry"
     digest: str
     version: str = ""
     created: AwareDatetime | None = None

@@ -162,6 +162,22 @@ class TarReader:
             self._start = stop
             yield self._view[start:stop]
 
+    @property
+    def buffered(self) -> int:
+        """Bytes taken from the source and not looked at yet: the payload begins so far before its place."""
+        return self._end - self._start
+
+    def pass_payload(self) -> int:
+        """Leave out what is left of the current entry; return how many bytes the source has to leave out.
+
+        For a source that can go to another place without reading.
+        """
+        skip = self._payload + self._padding
+        here = min(skip, self._end - self._start)
+        self._start += here
+        self._payload = self._padding = 0
+        return skip - here
+
     def drain(self) -> None:
         """Read the source to its end, so that a digest taken over it is complete; ends the iteration."""
         self._start = self._end = self._payload = self._padding = 0

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from bootcd.model.errors import BackendFailed, InvalidImage
+from bootcd.model.errors import BackendFailed, InvalidImage, Unsupported
 from bootcd.model.host import ImageReferenceStatus, OstreeRemote
 
 ORIGIN_GROUP = "origin"
@@ -34,6 +34,9 @@ REGISTRY: Final = "registry"
 TRANSPORTS = frozenset(
     {REGISTRY, "oci", "oci-archive", "docker-archive", "containers-storage", "dir", "docker-daemon"}
 )
+
+_WITH_TAG = frozenset({"oci", "oci-archive", "docker-archive"})
+_IN_FILES = _WITH_TAG | {"dir"}
 
 _MAX_TEXT = 64 << 10
 _MAX_IMAGE = 4096
@@ -73,6 +76,42 @@ class TrackedImage:
     def registry(cls, name: str) -> TrackedImage:
         """Return the unverified image `name` of a registry, such as `quay.io/x:1`."""
         return parse_tracked_image(f"ostree-unverified-registry:{name}")
+
+    @classmethod
+    def unverified(cls, transport: str, name: str) -> TrackedImage:
+        """Return the unverified image `name` of a transport."""
+        return parse_tracked_image(f"{SignaturePolicy.UNVERIFIED.value}:{transport}:{name}")
+
+    def require_usable(self) -> None:
+        """Raise unless the name is one its transport can be asked for, as far as the name tells.
+
+        Raises:
+            InvalidImage: it names no one place.
+            Unsupported: images of the transport are not read.
+        """
+        if self.transport == "docker-daemon":
+            raise Unsupported(
+                "images are not taken from a docker daemon",
+                hint="write the image to a file with docker save, and use transport docker-archive",
+            )
+        if self.transport in _IN_FILES:
+            self.path_and_tag()
+
+    def path_and_tag(self) -> tuple[str, str]:
+        """Take the name of an image in files apart; the tag is empty if there is none.
+
+        Raises InvalidImage for a path that does not name one place for everybody.
+        """
+        assert self.transport in _IN_FILES
+        path, _, tag = self.name.partition(":") if self.transport in _WITH_TAG else (self.name, "", "")
+        if not path.startswith("/"):
+            raise InvalidImage(
+                f"the path in {self.image_ref_name} is not absolute",
+                hint="name the image by its whole path, from / on",
+            )
+        if ".." in path.split("/"):
+            raise InvalidImage(f"the path in {self.image_ref_name} leads up with ..")
+        return path, tag
 
     @property
     def image_ref_name(self) -> str:

@@ -187,6 +187,10 @@ async def test_check_without_an_update_exits_77(
             ["switch", "quay.io/x/y:1", "--apply"],
             ("switch", {"image": "quay.io/x/y:1", "apply": True}),
         ),
+        (
+            ["switch", "--transport", "oci", "/mnt/usb/os:1"],
+            ("switch", {"image": "/mnt/usb/os:1", "transport": "oci"}),
+        ),
         (["rollback"], ("rollback", {})),
         (["rollback", "--apply"], ("rollback", {"apply": True})),
         (["apply"], ("apply", {})),

@@ -96,6 +96,15 @@ async def test_switch_to_unprintable_image_is_refused_before_anything(
     assert service.calls == []
 
 
+async def test_switch_with_unprintable_transport_is_refused_before_anything(
+    peer: Peer, service: ScriptedService
+) -> None:
+    options = {"transport": Variant("s", "oci\u202e")}
+    answer = await peer.call(ROOT_PATH, MANAGER_NAME, "Switch", "sa{sv}", ["/mnt/os", options])
+    assert answer.error == ERROR + "InvalidArgs"
+    assert service.calls == []
+
+
 async def test_standard_members_of_peer_answer_anywhere(peer: Peer) -> None:
     assert (await peer.call("/nowhere", "org.freedesktop.DBus.Peer", "Ping")).error == ""
     machine_id = (await peer.call(ROOT_PATH, "org.freedesktop.DBus.Peer", "GetMachineId")).value()

@@ -75,6 +75,7 @@ async def test_get_all_of_manager_shows_the_snapshot(peer: Peer, service: Script
         "LastCheckResult": OWN + "RegistryUnavailable",
         "AvailableUpdate": {
             "image": "registry.test/os:1",
+            "transport": "registry",
             "digest": "sha256:1",
             "version": "2",
             "created": START_USEC,
@@ -147,6 +148,7 @@ async def test_get_history_lists_ended_jobs_up_to_the_limit(peer: Peer, service:
         "uuid": record.request.uuid,
         "kind": "switch",
         "image": "registry.test/other:2",
+        "transport": "registry",
         "state": "failed",
         "created": START_USEC,
         "finished": START_USEC,

@@ -169,6 +169,8 @@ polkit.addRule(function(action, subject) {
     if (action.id == "org.bootcd1.upgrade") return polkit.Result.YES;
     if (action.id == "org.bootcd1.switch" && action.lookup("verb") == "switch"
         && action.lookup("image") == "registry.test/allowed:1") return polkit.Result.YES;
+    if (action.id == "org.bootcd1.switch" && action.lookup("image") == "oci:/mnt/allowed:1")
+        return polkit.Result.YES;
     if (action.id == "org.bootcd1.cancel" && action.lookup("job") == "/org/bootcd1/job/_1")
         return polkit.Result.YES;
     if (action.id == "org.bootcd1.rollback") return polkit.Result.NO;
@@ -187,6 +189,8 @@ async def test_rules_decide_by_action_and_details(
             ("Switch", ["registry.test/allowed:1", {}], ""),
             ("Switch", ["registry.test/allowed:1", {"apply": Variant("b", True)}], NEEDS_PROMPT),
             ("Switch", ["registry.test/other:1", {}], NEEDS_PROMPT),
+            ("Switch", ["/mnt/allowed:1", {"transport": Variant("s", "oci")}], ""),
+            ("Switch", ["registry.test/allowed:1", {"transport": Variant("s", "oci")}], NEEDS_PROMPT),
             ("Rollback", [{}], DENIED),
         ):
             answer = await nobody.call(
@@ -194,7 +198,7 @@ async def test_rules_decide_by_action_and_details(
             )
             assert answer.error == error, f"{member} {body}"
         assert (await nobody.call(JOB_PATH, JOB.name, "Cancel", "a{sv}", [{}])).error == ""
-    assert [call[0] for call in service.calls] == ["upgrade", "switch", "cancel"]
+    assert [call[0] for call in service.calls] == ["upgrade", "switch", "switch", "cancel"]
     assert {requester.uid for requester in service.requesters} == {NOBODY}
 
 

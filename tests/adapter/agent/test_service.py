@@ -20,6 +20,7 @@ from bootcd.model.errors import (
     InvalidConfig,
     InvalidImage,
     NotBootcSystem,
+    Unsupported,
     WrongState,
 )
 from bootcd.model.host import Host
@@ -195,6 +196,9 @@ async def test_verbs_carry_their_options_to_the_worker(tmp_path: Path, script: W
         )
         await service.wait(record.request.uuid)
         assert (record.request.image, record.request.apply) == ("quay.io/example/os:latest", True)
+        record = await service.begin(JobKind.SWITCH, SOMEBODY, JobOptions(image="/mnt/os:1", transport="oci"))
+        await service.wait(record.request.uuid)
+        assert (record.request.image, record.request.transport) == ("/mnt/os:1", "oci")
         record = await service.begin(JobKind.ROLLBACK, SOMEBODY, JobOptions(apply=True))
         await service.wait(record.request.uuid)
         assert (record.request.kind, record.request.apply) == (JobKind.ROLLBACK, True)
@@ -203,7 +207,7 @@ async def test_verbs_carry_their_options_to_the_worker(tmp_path: Path, script: W
         assert record.request.kind is JobKind.APPLY
         assert record.requester == SOMEBODY
         assert record.request.settings.sysroot == str(script.sysroot)
-        assert [entry.number for entry in await service.history(10)] == [4, 3, 2, 1]
+        assert [entry.number for entry in await service.history(10)] == [5, 4, 3, 2, 1]
 
 
 async def test_second_verb_is_busy_or_joins(tmp_path: Path, script: WorkerScript) -> None:
@@ -226,6 +230,13 @@ async def test_text_that_is_no_image_is_refused_before_anything_else(
     async with ServiceBench(tmp_path, script) as bench:
         with pytest.raises(InvalidImage):
             await bench.service.begin(JobKind.SWITCH, SOMEBODY, JobOptions(image="Not An Image"))
+        for transport, name in (("oci", "os"), ("oci-archive", "./os.tar"), ("nonsense", "/os")):
+            options = JobOptions(image=name, transport=transport)
+            with pytest.raises(InvalidImage):
+                await bench.service.begin(JobKind.SWITCH, SOMEBODY, options)
+        options = JobOptions(image="os", transport="docker-daemon")
+        with pytest.raises(Unsupported):
+            await bench.service.begin(JobKind.SWITCH, SOMEBODY, options)
     assert script.pids() == []
 
 

@@ -64,6 +64,7 @@ def test_full_service_says_everything() -> None:
     assert document["active-job"] == {"uuid": record.request.uuid, "number": 4, "kind": "check"}
     assert document["available"] == {
         "image": "r/a:1",
+        "transport": "registry",
         "digest": "sha256:d",
         "version": "2",
         "created": USEC,

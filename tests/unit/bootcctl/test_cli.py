@@ -38,9 +38,28 @@ def test_parse_switch_takes_an_image() -> None:
 
 
 @pytest.mark.parametrize(
+    ("transport", "given", "asked"),
+    [
+        ("registry", "quay.io/x:1", "quay.io/x:1"),
+        ("oci", "/mnt/os:1", "/mnt/os:1"),
+        ("oci", "os:1", "/here/os:1"),
+        ("oci-archive", "../usb/os.tar", "/usb/os.tar"),
+        ("oci-archive", "./a/../os.tar:a:b", "/here/os.tar:a:b"),
+    ],
+)
+def test_parse_switch_makes_a_path_absolute(
+    monkeypatch: pytest.MonkeyPatch, transport: str, given: str, asked: str
+) -> None:
+    monkeypatch.setattr("os.getcwd", lambda: "/here")
+    options = parse(["switch", "--transport", transport, given])
+    assert (options.transport, options.image) == (transport, asked)
+
+
+@pytest.mark.parametrize(
     "argv",
     [
         ["nonsense"],
+        ["switch", "--transport", "docker-daemon", "os:1"],
         ["status", "--nonsense"],
         ["switch"],
         ["switch", "a", "b"],

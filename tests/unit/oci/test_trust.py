@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bootcd.model.errors import InvalidConfig
 from bootcd.oci.reference import parse_reference
-from bootcd.oci.trust import accepts_unsigned
+from bootcd.oci.trust import accepts_all_unsigned, accepts_unsigned
 
 ACCEPT = [{"type": "insecureAcceptAnything"}]
 REJECT = [{"type": "reject"}]
@@ -118,6 +118,23 @@ def test_most_specific_scope_decides(scopes: dict[str, bool], default: bool) -> 
 def test_scopes_of_another_transport_say_nothing() -> None:
     document = policy(REJECT, {"docker-daemon": {"": ACCEPT}, "dir": {"": ACCEPT}})
     assert not accepts_unsigned(document, parse_reference("quay.io/a:1"))
+
+
+@pytest.mark.parametrize(
+    ("document", "accepted"),
+    [
+        (policy(ACCEPT), True),
+        (policy(REJECT), False),
+        (policy(REJECT, {"oci": {"": ACCEPT}}), True),
+        (policy(REJECT, {"docker": {"": ACCEPT}}), False),
+        (policy(ACCEPT, {"oci": {"": ACCEPT, "/mnt": REJECT}}), False),
+        (policy(ACCEPT, {"oci": {"/mnt": ACCEPT}}), True),
+        (policy(REJECT, {"oci": {"/mnt": ACCEPT}}), False),
+        (policy(ACCEPT, {"oci": {"": []}}), False),
+    ],
+)
+def test_other_transport_is_accepted_only_as_a_whole(document: bytes, accepted: bool) -> None:
+    assert accepts_all_unsigned(document, "oci") is accepted
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootcd.model.errors import BackendFailed, BootcdError, InvalidImage
+from bootcd.model.errors import BackendFailed, BootcdError, InvalidImage, Unsupported
 from bootcd.model.host import ImageReferenceStatus, OstreeRemote
 from bootcd.ostreefmt.origin import (
     Origin,
@@ -157,6 +157,33 @@ def test_tracked_image_status_shows_its_signature(image: TrackedImage, status: I
 
 
 FRESH = "[origin]\ncontainer-image-reference=ostree-unverified-registry:quay.io/fedora/fedora-bootc:42\n"
+
+
+@pytest.mark.parametrize(
+    ("transport", "name", "path", "tag"),
+    [
+        ("oci", "/mnt/usb/os.oci", "/mnt/usb/os.oci", ""),
+        ("oci", "/mnt/usb/os:v1", "/mnt/usb/os", "v1"),
+        ("oci-archive", "/mnt/os.tar:a:b", "/mnt/os.tar", "a:b"),
+        ("dir", "/mnt/os:v1", "/mnt/os:v1", ""),
+    ],
+)
+def test_tracked_image_in_files_is_taken_apart(transport: str, name: str, path: str, tag: str) -> None:
+    image = TrackedImage.unverified(transport, name)
+    image.require_usable()
+    assert image.path_and_tag() == (path, tag)
+    assert str(image) == f"ostree-unverified-image:{transport}:{name}"
+
+
+@pytest.mark.parametrize("name", ["os", "./os:1", "/mnt/../os", "/..:1", ":/mnt"])
+def test_tracked_image_that_is_not_one_place_is_refused(name: str) -> None:
+    with pytest.raises(InvalidImage):
+        TrackedImage.unverified("oci", name).require_usable()
+
+
+def test_tracked_image_of_a_docker_daemon_is_unsupported() -> None:
+    with pytest.raises(Unsupported):
+        TrackedImage.unverified("docker-daemon", "os:1").require_usable()
 
 
 def test_origin_fresh_has_the_one_key_bootc_writes() -> None:

@@ -1,0 +1,1 @@
+"""Images on local media and in other programs' stores: every transport but the registry."""
