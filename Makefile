@@ -35,7 +35,7 @@ install:         ## put every file where a distribution expects it (DESTDIR=, PR
 	@$(PYTHON_SYSTEM) -m compileall -q --invalidation-mode unchecked-hash -s '$(DESTDIR)' -p / \
 	  $(DESTDIR)$(SITEDIR)/bootcd $(DESTDIR)$(SITEDIR)/bootcctl
 	@install -d $(DESTDIR)$(BINDIR)
-	@for script in bootcctl:bootcctl bootcd:bootcd bootcd-worker:bootcd.worker; do \
+	@for script in bootcctl:bootcctl bootcd:bootcd bootcd-worker:bootcd.worker bootcd-install:bootcd.install; do \
 	  printf '#!%s -I\nfrom %s.__main__ import main\n\nraise SystemExit(main())\n' \
 	    '$(PYTHON_SYSTEM)' "$${script#*:}" >$(DESTDIR)$(BINDIR)/$${script%:*}; \
 	  chmod 755 $(DESTDIR)$(BINDIR)/$${script%:*}; done
@@ -52,8 +52,12 @@ install:         ## put every file where a distribution expects it (DESTDIR=, PR
 	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/man/man8 docs/man/*.8
 	@install -D -m 644 bootcctl/completion/bootcctl.bash \
 	  $(DESTDIR)$(SHAREDIR)/bash-completion/completions/bootcctl
-	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/zsh/site-functions bootcctl/completion/_bootcctl
-	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/fish/vendor_completions.d bootcctl/completion/bootcctl.fish
+	@install -D -m 644 bootcd/install/completion/bootcd-install.bash \
+	  $(DESTDIR)$(SHAREDIR)/bash-completion/completions/bootcd-install
+	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/zsh/site-functions \
+	  bootcctl/completion/_bootcctl bootcd/install/completion/_bootcd-install
+	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/fish/vendor_completions.d \
+	  bootcctl/completion/bootcctl.fish bootcd/install/completion/bootcd-install.fish
 	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/licenses/bootcd LICENSE
 
 lock:            ## pin the newest allowed versions in requirements.lock

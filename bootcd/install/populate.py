@@ -1,0 +1,114 @@
+"""What every kind of installation does with a mounted root: import, deploy, add, make bootable, flush."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from bootcd.install import system
+from bootcd.install.bootloader import BootPlace, install_bootloader
+from bootcd.install.esp import Esp
+from bootcd.install.prepare import Prepared, image_of
+from bootcd.install.report import Reporter, Step
+from bootcd.install.settings import InstallSettings
+from bootcd.install.tools import run_tool
+from bootcd.ostree.fetch import ImportProgress, to_its_end
+from bootcd.ostree.fresh import deploy_first, image_arguments, initialise
+from bootcd.ostree.importer import Importer
+from bootcd.ostree.sysroot import Sysroot
+
+_TICK_SECS = 0.2
+_DEFAULT_STATEROOT = "default"
+
+
+def root_kargs(spec: str, settings: InstallSettings) -> list[str]:
+    """Return the kernel arguments that find a root file system; none where the firmware's table does."""
+    return ["rw"] if settings.discoverable_partitions or not spec else [f"root={spec}", "rw"]
+
+
+async def populate(
+    prepared: Prepared, root: Path, kargs: Sequence[str], reporter: Reporter, *, boot_spec: str = ""
+) -> Path:
+    """Import and deploy the image into a root file system; returns the deployment.
+
+    Args:
+        kargs: those that find the root file system.
+        boot_spec: source of the separate file system at /boot, as in fstab(5); empty for none.
+    """
+    options, settings = prepared.options, prepared.settings
+    stateroot = options.stateroot or settings.stateroot or _DEFAULT_STATEROOT
+    append = settings.ostree.bls_append_except_default if settings.ostree else None
+    sysroot = await asyncio.to_thread(
+        initialise, root, stateroot, append_except_default=append, fsverity=False
+    )
+    commit = await _import(prepared, sysroot, reporter)
+    reporter.step(Step.DEPLOY)
+    arguments = system.first_kargs(
+        [*kargs, *([f"boot={boot_spec}"] if boot_spec else [])],
+        settings.kargs or (),
+        await asyncio.to_thread(image_arguments, sysroot, commit),
+        [*(settings.karg_deletes or ()), *options.karg_deletes],
+        [*options.kargs, *(["selinux=0"] if options.disable_selinux else [])],
+    )
+    deployment = await to_its_end(deploy_first, sysroot, stateroot, commit, prepared.target, arguments)
+    if boot_spec:
+        system.add_fstab_line(deployment, system.boot_fstab_line(boot_spec))
+    if options.root_keys:
+        system.add_root_keys(deployment, options.root_keys)
+    document = system.aleph(
+        source=options.source,
+        target=prepared.target,
+        digest=prepared.resolved.digest,
+        config=prepared.resolved.config,
+        selinux="force-target-disabled" if options.disable_selinux else "disabled",
+    )
+    system.write_aleph(root, document)
+    return deployment
+
+
+async def _import(prepared: Prepared, sysroot: Sysroot, reporter: Reporter) -> str:
+    settings = prepared.options.settings
+    importer = Importer(
+        sysroot.repository,
+        parallel=settings.parallel_downloads,
+        memory_bytes=settings.memory_bytes,
+        now=prepared.options.now,
+    )
+    progress = ImportProgress()
+
+    async def tell() -> None:
+        while True:
+            reporter.step(Step.IMPORT, progress.bytes_done, progress.bytes_total)
+            await asyncio.sleep(_TICK_SECS)
+
+    ticker = asyncio.create_task(tell())
+    try:
+        image = image_of(prepared.target, prepared.resolved)
+        result = await importer.run(image, prepared.open_blob, progress)
+    finally:
+        ticker.cancel()
+    return result.commit
+
+
+async def make_bootable(prepared: Prepared, place: BootPlace, esp: Esp | None, reporter: Reporter) -> None:
+    """Install the boot loader that was chosen."""
+    reporter.step(Step.BOOTLOADER)
+    bootupd = prepared.settings.bootupd
+    await install_bootloader(
+        prepared.choice,
+        place,
+        esp,
+        machine=prepared.options.machine,
+        generic=prepared.options.generic,
+        static_only=prepared.options.skip_boot_uuid or bool(bootupd and bootupd.skip_boot_uuid),
+    )
+
+
+async def finalize(*filesystems: Path) -> None:
+    """Have file systems trimmed, read-only and flushed, their journals included."""
+    for root in filesystems:
+        await run_tool(["fstrim", "--quiet-unsupported", str(root)], "trim the file system")
+        await run_tool(["mount", "-o", "remount,ro", str(root)], "make the file system read-only")
+        await run_tool(["fsfreeze", "--freeze", str(root)], "flush the file system")
+        await run_tool(["fsfreeze", "--unfreeze", str(root)], "flush the file system")
