@@ -132,11 +132,23 @@ def _staging(verb: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--apply", action="store_true", help="reboot into it now, if anything was staged")
     _waiting(verb)
+    verb.add_argument(
+        "--progress-fd",
+        type=_descriptor,
+        metavar="N",
+        help="write progress as JSON lines to this open file descriptor, as bootc does",
+    )
 
 
 def _limit(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= HISTORY_LIMIT:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {HISTORY_LIMIT}")
+    return int(text)
+
+
+def _descriptor(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 3 <= int(text[:9]) <= 1 << 20:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a descriptor, 3 or above")
     return int(text)
 
 
@@ -171,6 +183,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         # The service's own directory is none that the user knows.
         path, colon, tag = options.image.partition(":")
         options.image = os.path.abspath(path) + colon + tag  # noqa: PTH100 - links stay as they are named
+    if vars(options).get("progress_fd") and options.no_wait:
+        raise Failure(
+            "InvalidArguments", "--progress-fd needs a job to follow, so --no-wait does not go with it"
+        )
     if options.format:
         options.json = options.format == "json"
     return options

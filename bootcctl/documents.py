@@ -38,6 +38,12 @@ def job_document(path: str, properties: dict[str, Any]) -> dict[str, Any]:
         "bytes-cached": get("BytesCached", 0),
         "steps-done": get("StepsDone", 0),
         "steps-total": get("StepsTotal", 0),
+        "steps-cached": get("StepsCached", 0),
+        "digest": get("Digest", ""),
+        "layers": [
+            {"id": id, "kind": kind, "bytes-done": done, "bytes-total": total}
+            for id, kind, done, total in get("Layers", [])
+        ],
         "eta-usec": get("EtaUsec", 0),
         "cancellable": get("Cancellable", False),
         "error": {"name": error_kind(name), "message": get("ErrorMessage", ""), "hint": get("ErrorHint", "")}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
 from typing import Any
 
 from bootcctl.client import JOB, BusGone, Changed, Client, Gap, Interrupt, Owner
@@ -31,10 +32,18 @@ class Detached(Exception):
 class JobFollower:
     """Follows the job at `path`; the client must have subscribed before the job was started."""
 
-    def __init__(self, client: Client, terminal: Terminal, path: str) -> None:
+    def __init__(
+        self,
+        client: Client,
+        terminal: Terminal,
+        path: str,
+        watch: Callable[[dict[str, Any]], None] = lambda _: None,
+    ) -> None:
+        """`watch` is called with every document of the job that is at work."""
         self._client = client
         self._terminal = terminal
         self._path = path
+        self._watch = watch
         self._properties: dict[str, Any] = {}
         self._interrupts = 0
         self._cancelling: asyncio.Task[None] | None = None
@@ -55,6 +64,7 @@ class JobFollower:
             await self._read()
             while self._properties.get("State") not in ENDED:
                 self._terminal.progress(self.document)
+                self._watch(self.document)
                 await self._step(cancel_on_interrupt)
         except asyncio.CancelledError:
             if self._interrupts < 2:
@@ -128,7 +138,8 @@ class JobFollower:
                 return
         for entry in await self._client.history(100):
             if entry.get("uuid") == uuid:
-                self._properties = ended_job_properties(entry)
+                # How far it came was heard before; the history does not keep it.
+                self._properties.update(ended_job_properties(entry))
                 return
         raise Failure(
             "Interrupted",

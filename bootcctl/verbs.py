@@ -15,6 +15,7 @@ from bootcctl.exitcodes import Failure, error_kind
 from bootcctl.follow import Detached, JobFollower
 from bootcctl.monitor import monitor
 from bootcctl.passwords import password_agent
+from bootcctl.progressfd import ProgressReport
 from bootcctl.report import render_history, render_jobs, render_outcome
 from bootcctl.status import format_of, print_host, print_no_host, print_status
 from bootcctl.terminal import Terminal
@@ -26,7 +27,10 @@ _JOB_DETAILS_SECS = 3.0
 def run(options: Namespace, terminal: Terminal) -> int:
     """Run the verb of a parsed command line; return the exit code."""
     interactive = options.verb in _MAY_NEED_PASSWORD and may_ask_person()
-    with password_agent(interactive):
+    with (
+        ProgressReport(vars(options).get("progress_fd"), terminal.note) as options.progress,
+        password_agent(interactive),
+    ):
         return asyncio.run(_run(options, terminal, interactive))
 
 
@@ -95,9 +99,10 @@ async def _job(client: Client, options: Namespace, terminal: Terminal) -> int:
         terminal.result(f"Job {job['number']} started; follow it with: bootcctl monitor")
         return exitcodes.DONE
     try:
-        job = await JobFollower(client, terminal, path).run()
+        job = await JobFollower(client, terminal, path, options.progress.show).run()
     except Detached as left:
         raise _detached(left, terminal) from None
+    options.progress.end(job)
     return _finish(job, terminal, locked=asked.get("download_only", False))
 
 

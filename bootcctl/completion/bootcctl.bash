@@ -41,9 +41,9 @@ _bootcctl() {
         '') words="$verbs $common --version" ;;
         status) words="$common --format --format-version --booted --verbose" ;;
         check | apply) words="$common --no-wait" ;;
-        upgrade) words="$common --check --download-only --apply --no-wait" ;;
+        upgrade) words="$common --check --download-only --apply --no-wait --progress-fd" ;;
         switch)
-            words="$common --transport --download-only --apply --no-wait"
+            words="$common --transport --download-only --apply --no-wait --progress-fd"
             if [[ $current != -* && " ${COMP_WORDS[*]} " == *" --transport "* ]]; then
                 compopt -o filenames
                 mapfile -t COMPREPLY < <(compgen -f -- "$current")

@@ -36,5 +36,6 @@ complete -c bootcctl -n '__fish_seen_subcommand_from upgrade' -l check -d 'Only 
 complete -c bootcctl -n '__fish_seen_subcommand_from upgrade switch' -l download-only -d 'Stage it locked'
 complete -c bootcctl -n '__fish_seen_subcommand_from upgrade switch rollback' -l apply -d 'Reboot into it now'
 complete -c bootcctl -n '__fish_seen_subcommand_from check upgrade switch rollback apply cancel' -l no-wait -d 'Return at once'
+complete -c bootcctl -n '__fish_seen_subcommand_from upgrade switch' -l progress-fd -x -d 'Write progress to this descriptor'
 complete -c bootcctl -n '__fish_seen_subcommand_from history' -s n -l limit -x -d 'At most this many entries'
 complete -c bootcctl -n '__fish_seen_subcommand_from cancel' -a '(__bootcctl_active_jobs)'

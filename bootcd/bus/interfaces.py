@@ -161,6 +161,11 @@ def _fraction(view: JobView) -> float:
     return -1.0
 
 
+def _layers(view: JobView) -> list[tuple[str, str, int, int]]:
+    layers = view.record.progress.layers
+    return [(layer.id, layer.kind, layer.bytes_done, layer.bytes_total) for layer in layers]
+
+
 def _error(view: JobView) -> ErrorInfo:
     outcome = view.record.outcome
     return outcome.error if outcome and outcome.error else ErrorInfo(name="", message="")
@@ -274,6 +279,9 @@ JOB = Interface.of(
     Property("BytesCached", "t", lambda view: view.record.progress.bytes_cached),
     Property("StepsDone", "u", lambda view: view.record.progress.steps_done),
     Property("StepsTotal", "u", lambda view: view.record.progress.steps_total),
+    Property("StepsCached", "u", lambda view: view.record.progress.steps_cached),
+    Property("Digest", "s", lambda view: view.record.progress.digest),
+    Property("Layers", "a(sstt)", _layers),
     Property("EtaUsec", "t", lambda view: int(min(view.eta_secs, 1e9) * 1_000_000)),
     Property(
         "Cancellable",

@@ -128,6 +128,8 @@ def _fit(signature: str, value: Any) -> Any:
             return [_fit(signature[1:], item) for item in value]
         case tuple():
             return [_fit(kind, item) for kind, item in zip(signature[1:-1], value, strict=True)]
+        case list() if signature[0] == "a":
+            return [_fit(signature[1:], item) for item in value]
         case int() if signature in _RANGES:
             least, most = _RANGES[signature]
             return max(least, min(value, most))

@@ -28,10 +28,12 @@ from bootcd.model.errors import (
     Unsupported,
 )
 from bootcd.model.job import (
+    LAYERS_SHOWN,
     ImageUpdate,
     JobKind,
     JobRequest,
     JobState,
+    LayerProgress,
     Outcome,
     Phase,
     Progress,
@@ -41,7 +43,7 @@ from bootcd.oci.manifest import host_architecture, parse_timestamp
 from bootcd.oci.reference import parse_reference
 from bootcd.oci.resolve import ResolvedImage
 from bootcd.oci.trust import accepts_all_unsigned, accepts_unsigned
-from bootcd.ostree.fetch import ImportProgress
+from bootcd.ostree.fetch import ImportProgress, LayerCount
 from bootcd.ostree.garbage import drop_unused_refs
 from bootcd.ostree.image import Image, check_bootable, missing_layers
 from bootcd.ostree.importer import INDEX_DIGEST_KEY, Importer
@@ -55,6 +57,8 @@ POLICY_FILE = "etc/containers/policy.json"
 _POLICY_LIMIT = 1 << 20
 _SELINUX = "sys/fs/selinux/enforce"
 _REPORT_INTERVAL_SECS = 0.2
+_ID_CHARACTERS = 21
+"Of a layer's digest, as bootc tells it."
 
 
 class Pulls:
@@ -183,9 +187,9 @@ class Pulls:
                 now=self._clock.now(),
             )
             counted = ImportProgress()
-            async with _ticking(lambda: report(_progress(counted))):
+            async with _ticking(lambda: report(_progress(counted, image))):
                 result = await importer.run(image, source.open_blob, counted)
-            done = _progress(counted)
+            done = _progress(counted, image)
             report(done.model_copy(update={"phase": Phase.STAGE, "cancellable": False}))
             await asyncio.to_thread(self._sysroot.stage, result.commit, tracked, locked=request.download_only)
             report(done.model_copy(update={"phase": Phase.CLEANUP, "cancellable": False}))
@@ -294,8 +298,12 @@ def _text(document: bytes) -> str:
         raise InvalidManifest("a manifest or config is not UTF-8") from error
 
 
-def _progress(counted: ImportProgress) -> Progress:
+def _progress(counted: ImportProgress, image: Image) -> Progress:
     fetching = counted.bytes_done < counted.bytes_total
+    flying = [layer for layer in counted.layers if layer.bytes_done < layer.bytes_total]
+    complete = [layer for layer in counted.layers if layer.bytes_done == layer.bytes_total]
+    # Few, as they go out several times a second; the newest are what nobody was told of yet.
+    shown = [*complete[len(complete) - max(0, LAYERS_SHOWN - len(flying)) :], *flying][-LAYERS_SHOWN:]
     return Progress(
         phase=Phase.FETCH if fetching and not counted.merging else Phase.IMPORT,
         bytes_done=max(0, counted.bytes_done),
@@ -303,4 +311,16 @@ def _progress(counted: ImportProgress) -> Progress:
         bytes_cached=counted.bytes_cached,
         steps_done=counted.layers_done,
         steps_total=counted.layers_total,
+        steps_cached=counted.layers_cached,
+        digest=image.digest,
+        layers=tuple(map(_layer_progress, shown)),
+    )
+
+
+def _layer_progress(layer: LayerCount) -> LayerProgress:
+    return LayerProgress(
+        id=layer.digest.partition(":")[2][:_ID_CHARACTERS],
+        kind="chunk" if layer.is_chunk else "layer",
+        bytes_done=layer.bytes_done,
+        bytes_total=layer.bytes_total,
     )

@@ -14,7 +14,7 @@ lost (the daemon may be restarting); nothing but the display depends on them.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -101,6 +101,21 @@ class JobRequest(JobOptions):
         return self.model_copy(update={"uuid": other.uuid}) == other
 
 
+LAYERS_SHOWN = 16
+"As many as can be in flight; with them a message still fits into a datagram many times."
+
+
+class LayerProgress(_Document):
+    """How far a layer is. It is complete when all its bytes are done."""
+
+    id: str
+    "The first characters of its digest's hexadecimal part."
+    kind: Literal["chunk", "layer"]
+    "chunk: a part of the ostree commit the image was made from."
+    bytes_done: int = 0
+    bytes_total: int = 0
+
+
 class Progress(_Document):
     """How far a job is. Bytes are compressed bytes of layers; steps are layers."""
 
@@ -111,6 +126,11 @@ class Progress(_Document):
     "Bytes of the image that were here already; not part of `bytes_total`."
     steps_done: int = 0
     steps_total: int = 0
+    steps_cached: int = 0
+    digest: str = ""
+    "Of the manifest of the image that is fetched or imported; empty before and where there is nothing to."
+    layers: tuple[LayerProgress, ...] = Field(default=(), max_length=LAYERS_SHOWN)
+    "In the order of their start: those in flight, and the last ones that were completed."
     cancellable: bool = True
 
 

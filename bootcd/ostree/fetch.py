@@ -46,6 +46,16 @@ OpenBlob = Callable[[Descriptor], AsyncGenerator[bytes, None]]
 
 
 @dataclass(slots=True)
+class LayerCount:
+    """Of one layer, that begins to be fetched; complete when all bytes are done."""
+
+    digest: str
+    is_chunk: bool
+    bytes_total: int
+    bytes_done: int = 0
+
+
+@dataclass(slots=True)
 class ImportProgress:
     """Counted up while an import runs; read by whoever shows it."""
 
@@ -54,6 +64,9 @@ class ImportProgress:
     bytes_done: int = 0
     layers_total: int = 0
     layers_done: int = 0
+    layers_cached: int = 0
+    layers: list[LayerCount] = field(default_factory=list)
+    "In the order of their start; one that failed is gone."
     merging: bool = False
 
 
@@ -184,12 +197,15 @@ class Fetch:
 
         writer = loop.run_in_executor(self._threads, write_or_abort)
         fetched = 0
+        count = LayerCount(layer.digest, self.roles[layer.digest] is not Role.DERIVED, layer.size)
+        self._progress.layers.append(count)
         try:
             async with aclosing(open_blob(layer)) as chunks:
                 async for chunk in chunks:
                     if not await pipe.feed(chunk):
                         break
                     fetched += len(chunk)
+                    count.bytes_done = max(0, min(fetched, layer.size - 1))
                     self._progress.bytes_done += len(chunk)
                 else:
                     pipe.end()
@@ -200,6 +216,7 @@ class Fetch:
             # stays unfinished, so that what it wrote is never published.
             await _settled(writer)
             self._progress.bytes_done -= fetched
+            self._progress.layers.remove(count)
             raise
         if written.tree is not None:
             self.trees[layer.digest] = written.tree
@@ -211,6 +228,7 @@ class Fetch:
             batch.refs[blob_ref(layer.digest)] = written.commit
         self.dropped.update(written.dropped)
         self._progress.layers_done += 1
+        count.bytes_done = count.bytes_total
         batch.unfinished -= 1
         await self._checkpoint()
 

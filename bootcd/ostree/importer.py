@@ -68,6 +68,7 @@ class Importer:
         progress.bytes_total = sum(layer.size for layer in missing)
         unique = {layer.digest: layer.size for layer in image.manifest.layers}
         progress.bytes_cached = sum(unique.values()) - progress.bytes_total
+        progress.layers_cached = len(unique) - len(missing)
         require_space(self._repository.path, progress.bytes_total, self._repository.reserve_bytes())
 
         with ThreadPoolExecutor(self._parallel, thread_name_prefix="layer") as threads:

@@ -67,6 +67,10 @@ def test_parse_switch_makes_a_path_absolute(
         ["upgrade", "--check", "--apply"],
         ["upgrade", "--check", "--download-only"],
         ["upgrade", "--downl"],
+        ["upgrade", "--progress-fd", "2"],
+        ["upgrade", "--progress-fd", "x"],
+        ["upgrade", "--progress-fd", "9" * 5000],
+        ["upgrade", "--progress-fd", "3", "--no-wait"],
         ["history", "--limit", "0"],
         ["history", "--limit", "1001"],
         ["history", "--limit", "-1"],
@@ -81,7 +85,7 @@ def test_parse_wrong_command_line_is_a_usage_failure(argv: list[str]) -> None:
     with pytest.raises(Failure) as caught:
         parse(argv)
     assert caught.value.code == USAGE
-    assert "--help" in caught.value.hint or "--check" in caught.value.message
+    assert "--help" in caught.value.hint or " not go with it" in caught.value.message
     assert not caught.value.message.endswith(".")
 
 
