@@ -14,7 +14,8 @@ def test_job_document_of_an_object_without_properties_has_every_key() -> None:
     assert set(document) == {
         "number", "uuid", "kind", "image", "transport", "requester", "created", "finished", "state", "phase",
         "progress",
-        "bytes-done", "bytes-total", "bytes-cached", "steps-done", "steps-total", "steps-cached", "digest", "layers", "eta-usec", "cancellable",
+        "bytes-done", "bytes-total", "bytes-cached", "steps-done", "steps-total", "steps-cached",
+        "digest", "layers", "eta-usec", "cancellable",
         "error", "outcome",
     }  # fmt: skip
 
