@@ -13,9 +13,9 @@ from typing import NoReturn
 from bootcctl import __version__
 from bootcctl.exitcodes import MEANINGS, Failure
 
-_FILES = ("oci", "oci-archive")
-_STORES = ()
-"Transports, by what they name images by: a path, with a tag or not, and a reference."
+_FILES_WITH_TAG = ("oci", "oci-archive", "docker-archive")
+_FILES = (*_FILES_WITH_TAG, "dir")
+TRANSPORTS = ("registry", *_FILES, "containers-storage")
 
 HISTORY_LIMIT = 1000
 "The most entries the service gives at once."
@@ -85,10 +85,10 @@ def build_parser() -> argparse.ArgumentParser:
     switch = add("switch", "track another image and stage it")
     switch.add_argument(
         "--transport",
-        choices=("registry", *_FILES, *_STORES),
+        choices=TRANSPORTS,
         default="registry",
         metavar="T",
-        help=f"where IMAGE is: registry (default), {', '.join((*_FILES, *_STORES))}",
+        help=f"where IMAGE is: {', '.join(TRANSPORTS)} (default: registry)",
     )
     switch.add_argument(
         "image",
@@ -181,7 +181,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         options.verb = "check"
     if options.verb == "switch" and options.transport in _FILES:
         # The service's own directory is none that the user knows.
-        path, colon, tag = options.image.partition(":")
+        with_tag = options.transport in _FILES_WITH_TAG
+        path, colon, tag = options.image.partition(":") if with_tag else (options.image, "", "")
         options.image = os.path.abspath(path) + colon + tag  # noqa: PTH100 - links stay as they are named
     if vars(options).get("progress_fd") and options.no_wait:
         raise Failure(

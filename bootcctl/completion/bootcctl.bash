@@ -29,7 +29,7 @@ _bootcctl() {
             return
             ;;
         switch:--transport)
-            mapfile -t COMPREPLY < <(compgen -W 'registry oci oci-archive' -- "$current")
+            mapfile -t COMPREPLY < <(compgen -W 'registry oci oci-archive docker-archive dir containers-storage' -- "$current")
             return
             ;;
         history:-n | history:--limit)

@@ -30,7 +30,7 @@ complete -c bootcctl -n '__fish_seen_subcommand_from status' -l format -x -a 'hu
 complete -c bootcctl -n '__fish_seen_subcommand_from status' -l format-version -x -a '0 1' -d 'Of YAML and JSON'
 complete -c bootcctl -n '__fish_seen_subcommand_from status' -s v -l verbose -d 'All that is known'
 complete -c bootcctl -n '__fish_seen_subcommand_from status' -l booted -d 'The booted deployment only'
-complete -c bootcctl -n '__fish_seen_subcommand_from switch' -l transport -x -a 'registry oci oci-archive' -d 'Where the image is'
+complete -c bootcctl -n '__fish_seen_subcommand_from switch' -l transport -x -a 'registry oci oci-archive docker-archive dir containers-storage' -d 'Where the image is'
 complete -c bootcctl -n '__fish_seen_subcommand_from switch' -F
 complete -c bootcctl -n '__fish_seen_subcommand_from upgrade' -l check -d 'Only look'
 complete -c bootcctl -n '__fish_seen_subcommand_from upgrade switch' -l download-only -d 'Stage it locked'

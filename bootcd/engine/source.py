@@ -62,13 +62,9 @@ def open_source(tracked: TrackedImage, settings: WorkerSettings) -> AbstractAsyn
     if tracked.transport == REGISTRY:
         return _open_registry(parse_reference(tracked.name), settings)
     if tracked.transport in TRANSPORTS:
-        path, tag = tracked.path_and_tag()
+        name, tag = tracked.place
         return open_local(
-            tracked.transport,
-            path,
-            tag,
-            tracked.image_ref_name,
-            stall_timeout=settings.stall_timeout_secs,
+            tracked.transport, name, tag, tracked.image_ref_name, stall_timeout=settings.stall_timeout_secs
         )
     raise Unsupported(f"images of transport {tracked.transport} cannot be pulled yet")
 

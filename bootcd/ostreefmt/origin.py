@@ -94,15 +94,23 @@ class TrackedImage:
                 "images are not taken from a docker daemon",
                 hint="write the image to a file with docker save, and use transport docker-archive",
             )
-        if self.transport in _IN_FILES:
-            self.path_and_tag()
+        if self.transport != REGISTRY:
+            _ = self.place
 
-    def path_and_tag(self) -> tuple[str, str]:
-        """Take the name of an image in files apart; the tag is empty if there is none.
+    @property
+    def place(self) -> tuple[str, str]:
+        """Where an image is that is in no registry: path or name, and tag, empty if there is none.
 
         Raises InvalidImage for a path that does not name one place for everybody.
         """
-        assert self.transport in _IN_FILES
+        if self.transport not in _IN_FILES:
+            if self.name.startswith("["):
+                # It may name programs to run.
+                raise InvalidImage(
+                    f"{self.image_ref_name} names a store of its own",
+                    hint="only the store that containers-storage.conf(5) sets up is read",
+                )
+            return self.name, ""
         path, _, tag = self.name.partition(":") if self.transport in _WITH_TAG else (self.name, "", "")
         if not path.startswith("/"):
             raise InvalidImage(

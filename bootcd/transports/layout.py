@@ -6,6 +6,8 @@ containers-transports(5).
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 from bootcd.model.errors import InvalidLayout, InvalidManifest, NotFound
 from bootcd.oci.manifest import (
     INDEX_MEDIA_TYPES,
@@ -19,8 +21,8 @@ from bootcd.oci.manifest import (
     parse_manifest,
 )
 from bootcd.oci.resolve import Document
-from bootcd.transports.place import Content, Place, read
-from bootcd.transports.verify import document
+from bootcd.transports import verify
+from bootcd.transports.place import Place, read
 
 _INDEX = "index.json"
 _REF_NAME = "org.opencontainers.image.ref.name"
@@ -30,7 +32,8 @@ class Layout:
     """One image of a layout: the one named `tag`, or without a tag the only one."""
 
     def __init__(self, place: Place, tag: str) -> None:
-        self.place = place
+        self._place = place
+        self.image = place.image
         self._tag = tag
 
     def current_digest(self) -> str:
@@ -38,16 +41,19 @@ class Layout:
 
     def manifest(self, entry: Descriptor | None) -> Document:
         entry = entry or self._entry()
-        return document(self.place, _path(entry), MAX_MANIFEST_BYTES, entry)
+        return verify.document(self._place, _path(entry), MAX_MANIFEST_BYTES, entry)
 
     def config(self, manifest: ImageManifest) -> bytes:
-        return read(self.place, _path(manifest.config), MAX_CONFIG_BYTES)
+        return read(self._place, _path(manifest.config), MAX_CONFIG_BYTES)
 
-    def open(self, layer: Descriptor) -> Content:
-        return self.place.open(_path(layer))
+    def blob(self, layer: Descriptor) -> Generator[bytes, None, None]:
+        return verify.stream(self._place.open(_path(layer)), layer, self.image)
+
+    def close(self) -> None:
+        self._place.close()
 
     def _entry(self) -> Descriptor:
-        place = self.place
+        place = self._place
         try:
             index = parse_manifest(read(place, _INDEX, MAX_MANIFEST_BYTES), INDEX_MEDIA_TYPES[0])
         except NotFound as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, asynccontextmanager
 from typing import Protocol, TypeVar
@@ -11,16 +12,20 @@ from bootcd.oci.manifest import Descriptor, ImageManifest
 from bootcd.oci.resolve import Document, ResolvedImage, digest_of, resolve_image
 from bootcd.transports import background, verify
 from bootcd.transports.archive import Archive
+from bootcd.transports.directory import DirectoryImage
+from bootcd.transports.docker import DockerArchive
 from bootcd.transports.layout import Layout
-from bootcd.transports.place import Content, Directory, Place
+from bootcd.transports.place import Directory
+from bootcd.transports.storage import StorageImage
 
 T = TypeVar("T")
 
 
 class Format(Protocol):
-    """One image in a place, as a transport lays it out. All of it blocks."""
+    """One image, as a transport lays it out. All of it blocks."""
 
-    place: Place
+    image: str
+    "Transport and name, for messages."
 
     def current_digest(self) -> str: ...
 
@@ -30,13 +35,20 @@ class Format(Protocol):
 
     def config(self, manifest: ImageManifest) -> bytes: ...
 
-    def open(self, layer: Descriptor) -> Content: ...
+    def blob(self, layer: Descriptor) -> Generator[bytes, None, None]:
+        """Yield a layer, verified at the end, unless only its diff_id is known."""
+        ...
+
+    def close(self) -> None: ...
 
 
 _Open = Callable[[str, str, str], Format]
-"Takes path, tag and the whole name for messages."
+"Takes path or name, tag, and the whole name for messages."
 
 _FORMATS: dict[str, _Open] = {
+    "containers-storage": lambda name, _, image: StorageImage(name, image),
+    "dir": lambda path, _, image: DirectoryImage(Directory(path, image)),
+    "docker-archive": lambda path, tag, image: DockerArchive(Archive(path, image), tag),
     "oci": lambda path, tag, image: Layout(Directory(path, image), tag),
     "oci-archive": lambda path, tag, image: Layout(Archive(path, image), tag),
 }
@@ -63,12 +75,9 @@ class LocalSource:
 
     async def open_blob(self, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
         """Stream a blob; chunks are verified only once the iteration has ended by itself."""
-        image = self._files.place.image
-
-        def produce() -> Generator[bytes, None, None]:
-            return verify.stream(self._files.open(descriptor), descriptor, image)
-
-        chunks = background.stream(produce, deadline=self._deadline, stalled=self._stalled)
+        chunks = background.stream(
+            lambda: self._files.blob(descriptor), deadline=self._deadline, stalled=self._stalled
+        )
         async with aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
@@ -79,14 +88,14 @@ class LocalSource:
     async def config(self, manifest: ImageManifest) -> bytes:
         data = await self._call(lambda: self._files.config(manifest))
         if (actual := digest_of(data, manifest.config.digest)) != manifest.config.digest:
-            raise verify.mismatch(self._files.place.image, manifest.config.digest, actual, "the config")
+            raise verify.mismatch(self._files.image, manifest.config.digest, actual, "the config")
         return data
 
     async def _call(self, action: Callable[[], T]) -> T:
         return await background.call(action, deadline=self._deadline, stalled=self._stalled)
 
     def _stalled(self) -> BootcdError:
-        return stalled(self._files.place.image, self._deadline)
+        return stalled(self._files.image, self._deadline)
 
 
 def stalled(image: str, seconds: float) -> BootcdError:
@@ -112,4 +121,4 @@ async def open_local(
     try:
         yield LocalSource(files, stall_timeout)
     finally:
-        files.place.close()
+        await asyncio.to_thread(files.close)

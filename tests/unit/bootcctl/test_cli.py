@@ -45,6 +45,9 @@ def test_parse_switch_takes_an_image() -> None:
         ("oci", "os:1", "/here/os:1"),
         ("oci-archive", "../usb/os.tar", "/usb/os.tar"),
         ("oci-archive", "./a/../os.tar:a:b", "/here/os.tar:a:b"),
+        ("docker-archive", "os.tar:localhost/os:1", "/here/os.tar:localhost/os:1"),
+        ("dir", "a:b/../c", "/here/c"),
+        ("containers-storage", "localhost/os:1", "localhost/os:1"),
     ],
 )
 def test_parse_switch_makes_a_path_absolute(

@@ -166,12 +166,14 @@ FRESH = "[origin]\ncontainer-image-reference=ostree-unverified-registry:quay.io/
         ("oci", "/mnt/usb/os:v1", "/mnt/usb/os", "v1"),
         ("oci-archive", "/mnt/os.tar:a:b", "/mnt/os.tar", "a:b"),
         ("dir", "/mnt/os:v1", "/mnt/os:v1", ""),
+        ("docker-archive", "/mnt/os.tar:localhost/os:1", "/mnt/os.tar", "localhost/os:1"),
+        ("containers-storage", "localhost/os:1", "localhost/os:1", ""),
     ],
 )
 def test_tracked_image_in_files_is_taken_apart(transport: str, name: str, path: str, tag: str) -> None:
     image = TrackedImage.unverified(transport, name)
     image.require_usable()
-    assert image.path_and_tag() == (path, tag)
+    assert image.place == (path, tag)
     assert str(image) == f"ostree-unverified-image:{transport}:{name}"
 
 
@@ -179,6 +181,12 @@ def test_tracked_image_in_files_is_taken_apart(transport: str, name: str, path: 
 def test_tracked_image_that_is_not_one_place_is_refused(name: str) -> None:
     with pytest.raises(InvalidImage):
         TrackedImage.unverified("oci", name).require_usable()
+
+
+def test_tracked_image_in_a_store_with_options_is_refused() -> None:
+    name = "[overlay@/graph+/run:overlay.mount_program=/tmp/program]localhost/os:1"
+    with pytest.raises(InvalidImage):
+        TrackedImage.unverified("containers-storage", name).require_usable()
 
 
 def test_tracked_image_of_a_docker_daemon_is_unsupported() -> None:
