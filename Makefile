@@ -25,6 +25,11 @@ test: setup      ## run the whole test suite
 	@# The tests mostly wait, so there are more of them at a time than two cores would suggest.
 	@$(PYTHON) -m pytest -n 3 --dist worksteal
 
+interop:         ## try bootcd and bootc's own storage code on one repository (needs Rust; builds for minutes, once)
+	@tests/setup.sh interop
+	@$(PYTHON) -m tests.interop.peer
+	@$(PYTHON) -m pytest tests/interop
+
 bench: setup     ## print measured figures side by side with peers
 	@$(PYTHON) -m tests.bench
 
@@ -68,4 +73,4 @@ lock:            ## pin the newest allowed versions in requirements.lock
 clean:           ## remove what the project made here
 	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test bench install lock clean
+.PHONY: help setup demo test interop bench install lock clean

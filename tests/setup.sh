@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Bring a Debian 12 machine to the point where the suite, the demo and the bench can run.
+# Bring a Debian 12 machine to the point where the suite, the demo and the bench can run; with the argument
+# `interop`, the peer of the interoperability tests as well.
 # Safe to repeat; with nothing to do it ends in well under a second.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,6 +19,16 @@ packages=(
 [ -x /usr/bin/python3 ] || die "python3 is missing: apt-get install python3"
 /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or newer is needed"
 command -v dpkg-query >/dev/null || die "this set-up knows Debian 12; install by hand: ${packages[*]}"
+
+interop_packages=(
+  libostree-dev libssl-dev libzstd-dev pkg-config                                 # what the peer is built against
+)
+
+case "${1:-}" in
+  '') ;;
+  interop) packages+=("${interop_packages[@]}") ;;
+  *) die "unknown argument: $1" ;;
+esac
 
 missing=()
 for package in "${packages[@]}"; do
