@@ -8,8 +8,7 @@ from pathlib import Path
 
 from bootcd import __version__
 from bootcd.install.layout import Filesystem
-from bootcd.install.settings import BlockSetup, Bootloader
-from bootcd.install.to_filesystem import Replace
+from bootcd.install.settings import BlockSetup, Bootloader, Replace
 from bootcd.model.errors import Unsupported
 
 REFUSED_VERBS = {

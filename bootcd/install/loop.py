@@ -20,6 +20,7 @@ from bootcd.model.errors import BackendFailed, Unsupported
 
 _CTL_GET_FREE = 0x4C82
 _CONFIGURE = 0x4C0A
+_SET_READ_ONLY = 0x125D
 _AUTOCLEAR, _PARTITION_SCAN = 4, 8
 _ATTEMPTS = 16
 # struct loop_config: descriptor, block size, loop_info64, eight reserved words.
@@ -76,6 +77,8 @@ def _attach(
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             try:
                 fcntl.ioctl(descriptor, _CONFIGURE, config)
+                # What somebody set once stays with the device's number.
+                fcntl.ioctl(descriptor, _SET_READ_ONLY, bytes(4))
             except OSError as error:
                 os.close(descriptor)
                 if error.errno != errno.EBUSY:

@@ -57,6 +57,7 @@ class Reporter:
         self._quiet = quiet
         self._terminal = not json_lines and self._stream.isatty()
         self._step: Step | None = None
+        self._last: tuple[Step, int, int] | None = None
         self._shown = 0.0
         self._open_line = False
 
@@ -64,9 +65,9 @@ class Reporter:
         """Tell how far a phase is; as often as there is news."""
         first, ends = step is not self._step, bool(total) and done >= total
         now = time.monotonic()
-        if not first and not ends and now - self._shown < _INTERVAL_SECS:
+        if self._last == (step, done, total) or not (first or ends or now - self._shown >= _INTERVAL_SECS):
             return
-        self._step, self._shown = step, now
+        self._step, self._shown, self._last = step, now, (step, done, total)
         if self._json:
             self._line({"type": "phase", "phase": step.value, "bytes": done, "bytesTotal": total})
         elif self._quiet:

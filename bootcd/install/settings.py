@@ -47,6 +47,15 @@ class Bootloader(StrEnum):
     NONE = "none"
 
 
+class Replace(StrEnum):
+    """What may be lost of a file system that is not empty."""
+
+    WIPE = "wipe"
+    "Everything."
+    ALONGSIDE = "alongside"
+    "What boots it; the rest stays beside the new system."
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", alias_generator=lambda name: name.replace("_", "-")

@@ -20,7 +20,7 @@ from pathlib import Path
 from bootcd.host import process
 from bootcd.model.errors import AccessDenied, BackendFailed, InvalidArguments, WrongState
 
-_BLKSSZGET = 0x1268
+_BLKROGET, _BLKSSZGET = 0x125E, 0x1268
 _WIPEFS_DEADLINE_SECS = 60
 _PROC = Path("/proc")
 _SYS = Path("/sys")
@@ -74,6 +74,8 @@ def _measured(path: Path, resolved: Path, is_file: bool) -> Disk:
             raise WrongState(f"{path} is in use", hint="unmount it, or stop what holds it") from error
         raise AccessDenied(f"{path} cannot be written: {error.strerror}") from error
     try:
+        if not is_file and int.from_bytes(fcntl.ioctl(descriptor, _BLKROGET, bytes(4)), "little"):
+            raise AccessDenied(f"{path} cannot be written: it is read-only")
         size = os.lseek(descriptor, 0, os.SEEK_END)
         sector = 512 if is_file else int.from_bytes(fcntl.ioctl(descriptor, _BLKSSZGET, bytes(4)), "little")
     finally:

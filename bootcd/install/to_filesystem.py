@@ -17,7 +17,6 @@ import shutil
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from bootcd.install.bootloader import BootPlace
@@ -27,6 +26,7 @@ from bootcd.install.layout import ESP_TYPE, Filesystem, least_root_bytes
 from bootcd.install.populate import finalize, make_bootable, populate, root_kargs
 from bootcd.install.prepare import Options, Prepared, prepared
 from bootcd.install.report import Reporter, Step
+from bootcd.install.settings import Replace
 from bootcd.install.tools import require_tools, run_tool
 from bootcd.model.errors import BackendFailed, InvalidArguments, NotBootable, OutOfSpace, WrongState
 from bootcd.oci.resolve import ResolvedImage
@@ -35,15 +35,6 @@ _TOOLS = ("mount", "umount", "mcopy", "blkid", "fstrim", "fsfreeze")
 _ESP_PLACES = ("boot/efi", "efi")
 # linux/fs.h
 _GET_FLAGS, _SET_FLAGS, _IMMUTABLE = 0x80086601, 0x40086602, 0x10
-
-
-class Replace(StrEnum):
-    """What may be lost of a file system that is not empty."""
-
-    WIPE = "wipe"
-    "Everything."
-    ALONGSIDE = "alongside"
-    "What boots it; the rest stays beside the new system."
 
 
 @dataclass(frozen=True, slots=True)

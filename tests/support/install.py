@@ -19,7 +19,7 @@ from typing import Any
 
 from bootcd.install.layout import MIB
 from bootcd.install.loop import loop_device
-from tests.support.oci_image import Entry, Image, directory, file, make_image, make_layer, symlink
+from tests.support.oci_image import Entry, Image, Layer, directory, file, make_image, make_layer, symlink
 
 KERNEL = "6.1.0-test"
 GRUB = Path("/usr/lib/grub/x86_64-efi")
@@ -66,11 +66,12 @@ def grub_entries() -> list[Entry]:
     ]
 
 
-def small_image(*more: Iterable[Entry], grub: bool = True, **options: Any) -> Image:
+def small_image(*more: Iterable[Entry] | Layer, grub: bool = True, **options: Any) -> Image:
     """Return a small host image; `more` are layers on top."""
     entries = host_entries(kernel=options.pop("kernel", True)) + (grub_entries() if grub else [])
     labels = {"ostree.bootable": "1", "org.opencontainers.image.version": "1.0"}
-    layers = [make_layer(entries), *(make_layer(layer) for layer in more)]
+    layers = [make_layer(entries)]
+    layers += [layer if isinstance(layer, Layer) else make_layer(layer) for layer in more]
     return make_image(layers, labels=labels, **options)
 
 
