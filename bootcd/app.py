@@ -95,8 +95,8 @@ async def _serve(options: Options, config: Config) -> int:
     )
     service = Service(
         manager=manager,
-        settings=_settings(config),
-        load=lambda: _settings(_load(options)),
+        settings=_settings(config, options),
+        load=lambda: _settings(_load(options), options),
         inspect=partial(inspect_host, WORKER),
         state=options.state,
         runtime=options.runtime,
@@ -183,8 +183,10 @@ def _load(options: Options) -> Config:
     return loaded.config
 
 
-def _settings(config: Config) -> Settings:
-    return Settings(rules=config.rules, worker=config.worker_settings)
+def _settings(config: Config, options: Options) -> Settings:
+    pauses = str(options.state.absolute() / "pauses.json")
+    worker = config.worker_settings.model_copy(update={"pauses_file": pauses})
+    return Settings(rules=config.rules, worker=worker)
 
 
 async def _reload_on_hangup(service: Service) -> None:

@@ -34,6 +34,7 @@ CONFIG_DIRS = (
 
 FILE_LIMIT_BYTES = 1 << 20
 
+_LEAST_BANDWIDTH = 16 << 10
 _SIZE = re.compile(r"([0-9]{1,15})([KMGT]?)", re.ASCII)
 _REGISTRY = re.compile(r"(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
 
@@ -72,6 +73,12 @@ def _span(at_least: timedelta, at_most: timedelta) -> Any:
 
 def _size(value: object) -> object:
     return parse_size(value) if isinstance(value, str) else value
+
+
+def _none_or_enough(value: int) -> int:
+    if value and value < _LEAST_BANDWIDTH:
+        raise ValueError(f"must be 0 for no bound, or at least {_LEAST_BANDWIDTH} bytes per second")
+    return value
 
 
 def _registry(value: str) -> str:
@@ -128,6 +135,8 @@ class Registry(_Section):
         "/usr/lib/ostree/auth.json",
     )
     parallel_downloads: Annotated[_Count, Field(ge=1, le=16)] = 3
+    parallel_per_registry: Annotated[_Count, Field(ge=1, le=16)] = 3
+    max_bandwidth: Annotated[_Count, BeforeValidator(_size), AfterValidator(_none_or_enough)] = 0
     stall_timeout: Annotated[timedelta, _span(timedelta(seconds=1), timedelta(hours=1))] = timedelta(
         seconds=60
     )
@@ -163,6 +172,8 @@ class Config(_Section):
             ca_file=self.registry.ca_file,
             auth_files=self.registry.auth_files,
             parallel_downloads=self.registry.parallel_downloads,
+            parallel_per_registry=self.registry.parallel_per_registry,
+            max_bandwidth_bytes=self.registry.max_bandwidth,
             stall_timeout_secs=self.registry.stall_timeout.total_seconds(),
             retries=self.registry.retries,
             memory_bytes=self.worker.memory,

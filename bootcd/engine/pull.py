@@ -12,6 +12,7 @@ import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from bootcd.engine.lock import lock, locked
 from bootcd.engine.protocol import Report
@@ -87,21 +88,20 @@ class Pulls:
         tracked = self._sysroot.tracked_image()
         self._require_allowed(tracked)
         async with open_source(tracked, self._settings) as source:
-            if await source.current_digest() in self._digests_here():
+            if await source.current_digest() in self._digests(self._sysroot.newest):
                 return Outcome(state=JobState.DONE)
             resolved = await self._resolve(source)
-        if resolved.digest in self._digests_here():
+        if resolved.digest in self._digests(self._sysroot.newest):
             return Outcome(state=JobState.DONE)
         image = _image(tracked, resolved)
         check_bootable(image)
         await self._note_update(image)
         return Outcome(state=JobState.DONE, update=self._describe(tracked, image))
 
-    def _digests_here(self) -> set[str]:
-        """Digests by which the newest deployment's image goes in the registry."""
-        newest = self._sysroot.newest
-        digest = self._sysroot.image_digest(newest)
-        metadata = self._sysroot.repository.commit_metadata(newest.get_csum()) if digest else {}
+    def _digests(self, deployment: Any) -> set[str]:
+        """Digests by which a deployment's image goes in the registry."""
+        digest = self._sysroot.image_digest(deployment)
+        metadata = self._sysroot.repository.commit_metadata(deployment.get_csum()) if digest else {}
         return {digest, metadata.get(INDEX_DIGEST_KEY, "")} - {""}
 
     async def _note_update(self, image: Image) -> None:
@@ -129,6 +129,11 @@ class Pulls:
         tracked = self._sysroot.tracked_image()
         self._require_allowed(tracked)
         async with open_source(tracked, self._settings) as source:
+            if self._sysroot.staged is None and self._sysroot.booted is not None:
+                # Registries that count what is fetched do not count this question.
+                digest = await source.current_digest()
+                if digest in self._digests(self._sysroot.booted):
+                    return Outcome(state=JobState.DONE)
             resolved = await self._resolve(source)
             staged, booted = self._sysroot.staged, self._sysroot.booted
             if staged is not None and self._sysroot.image_digest(staged) == resolved.digest:

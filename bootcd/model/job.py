@@ -70,6 +70,11 @@ class WorkerSettings(_Document):
     ca_file: str = ""
     auth_files: tuple[str, ...] = ()
     parallel_downloads: int = Field(default=3, ge=1, le=16)
+    parallel_per_registry: int = Field(default=3, ge=1, le=16)
+    max_bandwidth_bytes: int = Field(default=0, ge=0)
+    "Per second; 0 is no bound."
+    pauses_file: str = ""
+    "Where registries that asked to be left alone are remembered; empty for nowhere."
     stall_timeout_secs: float = Field(default=60.0, gt=0)
     retries: int = Field(default=5, ge=0, le=20)
     memory_bytes: int = Field(default=64 << 20, ge=8 << 20)

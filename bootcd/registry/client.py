@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import defaultdict
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -19,6 +20,7 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -37,10 +39,12 @@ from bootcd.oci.manifest import (
 from bootcd.oci.reference import DOCKER_HUB, ImageReference, is_digest
 from bootcd.oci.registries import PullSource
 from bootcd.oci.resolve import Document, ResolvedImage, digest_of, resolve_image
+from bootcd.registry.bandwidth import Bandwidth
 from bootcd.registry.blob import stream_blob
 from bootcd.registry.certificates import Certificates
 from bootcd.registry.credentials import Credentials
 from bootcd.registry.failures import Target
+from bootcd.registry.pauses import Pauses
 from bootcd.registry.route import Route, Tries
 from bootcd.registry.tokens import Authorizer
 from bootcd.registry.transport import Answer, Transport
@@ -57,7 +61,7 @@ class RegistryClient:
 
     `sources` tells where to ask for an image. TLS is verified as `certificates` say; a registry named in
     `insecure` is spoken to in plain HTTP, with no attempt at TLS. `parallel` bounds the blobs in flight,
-    `retries` the tries after the first one,
+    `per_registry` the requests to one registry at a time, `retries` the tries after the first one,
     `stall_timeout` the seconds without a byte. `chance` draws from [0, 1) for the back-off.
     """
 
@@ -70,6 +74,9 @@ class RegistryClient:
         insecure: Collection[str] = (),
         certificates: Certificates | None = None,
         parallel: int = 3,
+        per_registry: int = 3,
+        max_bandwidth: int = 0,
+        pauses_file: Path | None = None,
         stall_timeout: float = 60.0,
         retries: int = 5,
         chance: Callable[[], float] = random.random,
@@ -85,11 +92,15 @@ class RegistryClient:
         self._chance = chance
         self._sleep = sleep
         self._blobs = asyncio.Semaphore(parallel)
+        self._places = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(per_registry))
+        clock = SystemClock() if clock is None else clock
         self._transport = Transport(
             certificates=certificates or Certificates(),
             stall_timeout=stall_timeout,
             user_agent=user_agent,
-            clock=clock or SystemClock(),
+            clock=clock,
+            bandwidth=Bandwidth(max_bandwidth, sleep=sleep, monotonic=monotonic),
+            pauses=Pauses(pauses_file, clock),
         )
         self._authorizer = Authorizer(self._transport, credentials, self._insecure, monotonic)
 
@@ -179,6 +190,17 @@ class RegistryClient:
         target, reference = tries.target, tries.source.reference
         if tries.source.blocked:
             raise target.blocked()
+        async with (
+            self._places[reference.registry],
+            self._answer(method, path, target, headers, also) as answer,
+        ):
+            yield answer
+
+    @asynccontextmanager
+    async def _answer(
+        self, method: str, path: str, target: Target, headers: Mapping[str, str], also: Collection[int]
+    ) -> AsyncIterator[Answer]:
+        reference = target.reference
         url = URL(f"{await self._origin(target)}/v2/{reference.repository}/{path}")
         authorization = self._authorizer.known(reference)
         renewed = False

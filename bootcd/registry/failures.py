@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import socket
 import ssl
@@ -125,6 +126,17 @@ class Target:
             f"this host's configuration blocks {self}",
             hint="see containers-registries.conf(5) for the files that say so",
             **self.fields(),
+        )
+
+    def paused(self, status: int, seconds: float) -> BootcdError:
+        """Make the error of not asking a server that answered with `status` and has to be left alone."""
+        kind = RegistryRateLimited if status == 429 else RegistryUnavailable
+        left = math.ceil(seconds)
+        return kind(
+            f"{self.server} asked to be left alone for another {left} seconds, which {self} has to wait for",
+            hint="try again later",
+            **self.fields(),
+            retry_after_secs=left,
         )
 
     def auth_required(self, *, refused: bool, words: str = "") -> RegistryAuthRequired:

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from bootcd.model.errors import BootcdError
 
 MAX_RETRY_AFTER_SECS = 300
-"A server that asks for more is asked again after this long: it may have been wrong."
+"A job does not wait longer for a server; one that asks for more ends the job."
 _FIRST_BOUND_SECS = 0.5
 _LAST_BOUND_SECS = 30.0
 _MAX_STATED_SECS = 7 * 24 * 3600
@@ -56,7 +56,9 @@ class Attempts:
         wait = backoff(self._failed, self._chance())
         stated = error.fields.get("retry_after_secs")
         if isinstance(stated, int):
-            wait = max(wait, min(stated, MAX_RETRY_AFTER_SECS))
+            if stated > MAX_RETRY_AFTER_SECS:
+                raise error
+            wait = max(wait, stated)
         self._failed += 1
         await self._sleep(wait)
 

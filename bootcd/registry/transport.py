@@ -21,13 +21,17 @@ from yarl import URL
 
 from bootcd.host.clock import Clock
 from bootcd.model.errors import BootcdError, InvalidConfig, RegistryProtocolError
+from bootcd.registry.bandwidth import Bandwidth
 from bootcd.registry.certificates import Certificates
 from bootcd.registry.failures import MAX_ERROR_BYTES, Target
+from bootcd.registry.pauses import Pauses
+from bootcd.registry.retry import parse_retry_after
 
 CONNECT_TIMEOUT_SECS = 15.0
 MAX_REDIRECTS = 5
 READ_BYTES = 1 << 20
 "Received bytes aiohttp holds per connection before it stops reading; twice this is its bound."
+_LEAST_READ_BYTES = 16 << 10
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DOCUMENT_PATIENCE = 5
@@ -43,9 +47,11 @@ class Answer:
         target: Target,
         stall_timeout: float,
         clock: Clock,
+        bandwidth: Bandwidth,
         secret: str,
     ) -> None:
         self._response = response
+        self._bandwidth = bandwidth
         self._stall_timeout = stall_timeout
         self._clock = clock
         self._secret = secret
@@ -72,6 +78,7 @@ class Answer:
         try:
             async for chunk in self._response.content.iter_any():
                 received += len(chunk)
+                await self._bandwidth.spend(len(chunk))
                 yield chunk
         except TimeoutError:
             raise self.target.stalled(self._stall_timeout) from None
@@ -117,9 +124,18 @@ class Transport:
     """The connection pool, one for all a client asks."""
 
     def __init__(
-        self, *, certificates: Certificates, stall_timeout: float, user_agent: str, clock: Clock
+        self,
+        *,
+        certificates: Certificates,
+        stall_timeout: float,
+        user_agent: str,
+        clock: Clock,
+        bandwidth: Bandwidth,
+        pauses: Pauses,
     ) -> None:
         self._certificates = certificates
+        self._bandwidth = bandwidth
+        self._pauses = pauses
         self._stall_timeout = stall_timeout
         self._user_agent = user_agent
         self._clock = clock
@@ -127,6 +143,8 @@ class Transport:
 
     async def __aenter__(self) -> Self:
         context = await asyncio.to_thread(self._certificates.context)
+        await asyncio.to_thread(self._pauses.load)
+        per_sec = self._bandwidth.bytes_per_sec
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=context, limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -135,7 +153,8 @@ class Transport:
             ),
             headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity"},
             auto_decompress=False,
-            read_bufsize=READ_BYTES,
+            # A slow line must not begin with a burst of all the buffers.
+            read_bufsize=max(min(per_sec // 8, READ_BYTES), _LEAST_READ_BYTES) if per_sec else READ_BYTES,
             # Not trust_env: with the proxies it would also take credentials from ~/.netrc.
             trust_env=False,
         )
@@ -161,6 +180,7 @@ class Transport:
     ) -> AsyncIterator[Answer]:
         """Send a request, follow redirects, and yield the first answer that is none.
 
+        A server that asked to be left alone is not asked before the time it named, by no job.
         `secret` is what `data` holds of that kind, which no error may repeat.
         `authorization` and `data` go to the origin of `url` only; where a request left it they are not
         sent again, not even if it is led back. Raises RegistryUnavailable, RegistryTlsFailed and
@@ -171,11 +191,22 @@ class Transport:
             sent["Authorization"] = authorization
         origin = url.origin()
         for _ in range(MAX_REDIRECTS + 1):
+            paused = self._pauses.remaining(url.authority)
+            if paused[0]:
+                raise target.paused(*paused)
             response = await self._send(method, url, target, sent, data)
             try:
                 if response.status not in _REDIRECTS or "Location" not in response.headers:
                     self._check_encoding(response, target)
-                    yield Answer(response, target, self._stall_timeout, self._clock, authorization or secret)
+                    await self._note_pause(response, url)
+                    yield Answer(
+                        response,
+                        target,
+                        self._stall_timeout,
+                        self._clock,
+                        self._bandwidth,
+                        authorization or secret,
+                    )
                     return
                 url = _redirected(url, response.headers["Location"], target)
             finally:
@@ -185,6 +216,13 @@ class Transport:
                 data = None
                 target = replace(target, host=url.authority)
         raise target.protocol_error(f"redirected more than {MAX_REDIRECTS} times")
+
+    async def _note_pause(self, response: aiohttp.ClientResponse, url: URL) -> None:
+        if response.status not in (429, 503):
+            return
+        seconds = parse_retry_after(response.headers.get("Retry-After", ""), self._clock.now())
+        if seconds:
+            await asyncio.to_thread(self._pauses.note, url.authority, response.status, seconds)
 
     async def _send(
         self, method: str, url: URL, target: Target, headers: Mapping[str, str], data: bytes | None

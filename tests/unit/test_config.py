@@ -32,6 +32,8 @@ insecure = ["LOCALHOST:5000", "[::1]:5000"]
 ca-file = "/etc/pki/ca.pem"
 auth-files = ["/etc/auth.json"]
 parallel-downloads = 16
+parallel-per-registry = 2
+max-bandwidth = "512K"
 stall-timeout = "5s"
 retries = 0
 [worker]
@@ -76,6 +78,8 @@ def test_config_of_every_key_reaches_rules_and_worker_settings() -> None:
         ca_file="/etc/pki/ca.pem",
         auth_files=("/etc/auth.json",),
         parallel_downloads=16,
+        parallel_per_registry=2,
+        max_bandwidth_bytes=512 << 10,
         stall_timeout_secs=5.0,
         retries=0,
         memory_bytes=128 << 20,

@@ -3,8 +3,10 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,17 @@ RETRIES = 3
 
 
 class Waits(list[float]):
-    """In place of asyncio.sleep: notes what would have been waited."""
+    """In place of asyncio.sleep: notes what would have been waited, and is the clock by which it was."""
 
     async def __call__(self, seconds: float) -> None:
         self.append(seconds)
         await asyncio.sleep(0)
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=sum(self))
+
+    def boottime(self) -> float:
+        return time.monotonic() + sum(self)
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +113,7 @@ def client_for(waits: Waits) -> Callable[..., RegistryClient]:
             "retries": RETRIES,
             "chance": lambda: 0.0,
             "sleep": waits,
+            "clock": waits,
         }
         return RegistryClient(**(defaults | options))
 

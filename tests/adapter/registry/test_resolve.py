@@ -205,13 +205,22 @@ async def test_resolve_stated_wait_is_honoured(
     proxy.inject(
         Fault(429, headers={"Retry-After": "7"}),
         Fault(503, headers={"Retry-After": later}),
-        Fault(429, headers={"Retry-After": "86400"}),
         path="/manifests/",
     )
     await resolve(client, reference)
     assert waits[0] == 7
-    assert 90 <= waits[1] <= 100
-    assert waits[2] == 300
+    assert 85 <= waits[1] <= 100
+
+
+async def test_resolve_wait_beyond_the_bound_ends_the_job_with_it(
+    client: RegistryClient, proxy: FaultProxy, reference: ImageReference, waits: Waits
+) -> None:
+    proxy.inject(Fault(429, headers={"Retry-After": "86400"}), path="/manifests/")
+    with pytest.raises(RegistryRateLimited) as caught:
+        await resolve(client, reference)
+    assert caught.value.fields["retry_after_secs"] == 86400
+    assert waits == []
+    assert len(proxy.requests) == 1
 
 
 async def test_resolve_waiting_for_a_retry_can_be_cancelled(

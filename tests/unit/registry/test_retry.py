@@ -79,13 +79,21 @@ async def test_attempts_error_that_stays_is_raised_at_once() -> None:
 
 @pytest.mark.parametrize(
     ("stated", "waited"),
-    [(7, 7.0), (0, 0.25), (3600, float(MAX_RETRY_AFTER_SECS))],
-    ids=["longer", "now", "capped"],
+    [(7, 7.0), (0, 0.25), (MAX_RETRY_AFTER_SECS, float(MAX_RETRY_AFTER_SECS))],
+    ids=["longer", "now", "longest"],
 )
-async def test_attempts_stated_wait_is_honoured_up_to_the_cap(stated: int, waited: float) -> None:
+async def test_attempts_stated_wait_is_honoured_up_to_the_bound(stated: int, waited: float) -> None:
     waits = Waits()
     await Attempts(5, lambda: 0.5, waits).failed(RegistryRateLimited("slow down", retry_after_secs=stated))
     assert waits == [waited]
+
+
+async def test_attempts_stated_wait_beyond_the_bound_is_raised_at_once() -> None:
+    waits = Waits()
+    error = RegistryRateLimited("slow down", retry_after_secs=MAX_RETRY_AFTER_SECS + 1)
+    with pytest.raises(RegistryRateLimited):
+        await Attempts(5, lambda: 0.5, waits).failed(error)
+    assert waits == []
 
 
 async def test_attempts_after_progress_start_over() -> None:
