@@ -33,6 +33,10 @@ interop:         ## try bootcd and bootc's own storage code on one repository (n
 bench: setup     ## print measured figures side by side with peers
 	@$(PYTHON) -m tests.bench
 
+fuzz: setup      ## look for inputs that break a parser of untrusted bytes (FUZZ='--secs 600 tar')
+	@.venv/bin/uv pip install --quiet --group fuzz || true
+	@$(PYTHON) -m tests.fuzz $(FUZZ)
+
 install:         ## put every file where a distribution expects it (DESTDIR=, PREFIX=/usr)
 	@find bootcd bootcctl -name '*.py' -exec install -D -m 644 {} $(DESTDIR)$(SITEDIR)/{} \;
 	@# On an image-based host every file is from 1970 and the directory is read-only: byte code that is
@@ -73,4 +77,4 @@ lock:            ## pin the newest allowed versions in requirements.lock
 clean:           ## remove what the project made here
 	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test interop bench install lock clean
+.PHONY: help setup demo test interop bench fuzz install lock clean

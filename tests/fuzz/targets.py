@@ -1,0 +1,121 @@
+"""What is fuzzed: each parser of bytes from strangers, with what must hold whatever the bytes are.
+
+A target returns if the bytes are refused as they should be, by a typed error, or if what was made of
+them keeps its promises; anything else is a finding. A new parser gets an entry in `TARGETS` and a
+directory `corpus/<name>/` with inputs of every kind it knows, good and bad.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+from bootcd.model.errors import (
+    InvalidConfig,
+    InvalidImage,
+    InvalidLayer,
+    InvalidManifest,
+    RegistryProtocolError,
+)
+from bootcd.oci.authfile import parse_authfile, parse_helper_answer
+from bootcd.oci.challenge import MAX_CHALLENGES, parse_challenges, parse_token, token_request
+from bootcd.oci.manifest import ImageIndex, check_layers, parse_config, parse_digest, parse_manifest
+from bootcd.oci.reference import MAX_NAME_CHARS, parse_reference
+from bootcd.oci.registries import parse_registries
+from bootcd.oci.tar import MAX_NAME_BYTES, TarReader
+
+_IMAGE = parse_reference("a.test/os/base:1")
+
+
+def reference(data: bytes) -> None:
+    with suppress(InvalidImage):
+        parsed = parse_reference(data.decode(errors="replace"))
+        assert parse_reference(str(parsed)) == parsed
+        assert len(parsed.name) <= MAX_NAME_CHARS
+        assert ".." not in parsed.name.split("/")
+        assert str(parsed).isascii()
+
+
+def manifest(data: bytes) -> None:
+    """The first line is the media type of the answer."""
+    media_type, _, document = data.partition(b"\n")
+    with suppress(InvalidManifest):
+        parsed = parse_manifest(document, media_type.decode(errors="replace") or None)
+        if isinstance(parsed, ImageIndex):
+            entries = list(parsed.manifests)
+        else:
+            entries = [parsed.config, *parsed.layers]
+        for entry in entries:
+            parse_digest(entry.digest)
+            assert entry.size >= 0
+
+
+def config(data: bytes) -> None:
+    with suppress(InvalidManifest):
+        parsed = parse_config(data)
+        for diff_id in parsed.diff_ids:
+            parse_digest(diff_id)
+        assert all(isinstance(text, str) for item in parsed.labels.items() for text in item)
+        _ = parsed.version, parsed.created_at, parsed.timestamp
+
+
+def image(data: bytes) -> None:
+    """A manifest and a config that may or may not be of one image, with a zero byte between them."""
+    first, _, second = data.partition(b"\0")
+    with suppress(InvalidManifest):
+        parsed = parse_manifest(first, None)
+        if not isinstance(parsed, ImageIndex):
+            check_layers(parsed, parse_config(second))
+
+
+def tar(data: bytes) -> None:
+    given = 0
+    with suppress(InvalidLayer):
+        reader = TarReader(io.BytesIO(data), buffer_bytes=4096)
+        for entry in reader:
+            assert len(entry.name.encode("utf-8", "surrogateescape")) <= MAX_NAME_BYTES
+            for chunk in reader.read_chunks():
+                given += len(chunk)
+                assert given <= len(data)
+
+
+def challenge(data: bytes) -> None:
+    with suppress(RegistryProtocolError):
+        offered = parse_challenges(data.decode("latin-1"))
+        assert len(offered) <= MAX_CHALLENGES
+        for one in offered:
+            with suppress(RegistryProtocolError):
+                address, _ = token_request(one, "os/base")
+                assert urlsplit(address).scheme == "https"
+                assert "@" not in urlsplit(address).netloc
+
+
+def token(data: bytes) -> None:
+    with suppress(RegistryProtocolError):
+        parsed = parse_token(data)
+        assert parsed.value.isascii()
+        assert not set(parsed.value) & set(" \r\n")
+        assert 0 < parsed.expires_in_secs <= 24 * 3600
+
+
+def registries(data: bytes) -> None:
+    with suppress(InvalidConfig):
+        conf = parse_registries(data, "registries.conf")
+        assert conf.sources(_IMAGE)
+        assert conf.updated(conf).sources(_IMAGE) == conf.sources(_IMAGE)
+
+
+def authfile(data: bytes) -> None:
+    parse_helper_answer(data)
+    with suppress(InvalidConfig):
+        parsed = parse_authfile(data, "auth.json")
+        parsed.helper_for("a.test")
+        parsed.lookup("a.test", "os/base")
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    target.__name__: target
+    for target in (reference, manifest, config, image, tar, challenge, token, registries, authfile)
+}
