@@ -36,6 +36,8 @@ class Fault:
     "Headers to set; None takes one away."
     cut_after: int = -1
     "Close the connection after so many bytes of the body."
+    end_after: int = -1
+    "End the body in good order after so many bytes, as if that were all; implies chunked transfer."
     stall_after: int = -1
     "Say nothing more after so many bytes of the body."
     silent: bool = False
@@ -124,6 +126,11 @@ class FaultProxy:
     def seen(self, path: str = "", method: str = "") -> list[Seen]:
         return [seen for seen in self.requests if path in seen.path and method in ("", seen.method)]
 
+    def forget(self) -> None:
+        """Forget the requests that came and the faults that were to come."""
+        self.requests.clear()
+        self._rules.clear()
+
     def release(self) -> None:
         """Close the connections that are stalled or silent now."""
         self._released.set()
@@ -188,7 +195,7 @@ class FaultProxy:
                 headers[key] = value
         answer = web.StreamResponse(status=status, headers=headers)
         given = fault.body if fault.body is not None else b"" if upstream is None else None
-        if fault.append or fault.chunked:
+        if fault.append or fault.chunked or fault.end_after >= 0:
             answer.enable_chunked_encoding()
         elif given is not None:
             answer.content_length = len(given)
@@ -197,7 +204,7 @@ class FaultProxy:
         await answer.prepare(request)
         if request.method == "HEAD":
             return answer
-        stop = next((n for n in (fault.cut_after, fault.stall_after) if n >= 0), None)
+        stop = next((n for n in (fault.cut_after, fault.stall_after, fault.end_after) if n >= 0), None)
         async for piece in _pieces(fault, given, upstream):
             kept = piece if stop is None else piece[: stop - seen.body_bytes]
             await answer.write(kept)
@@ -208,7 +215,7 @@ class FaultProxy:
                 break
         if fault.stall_after >= 0:
             await self._released.wait()
-        if stop is not None:
+        if stop is not None and fault.end_after < 0:
             return self._close(request, answer)
         await answer.write_eof()
         return answer
