@@ -42,6 +42,8 @@ class Watch:
     def __init__(self) -> None:
         self.found: set[str] = set()
         self.workers: set[str] = set()
+        self.core_limits: dict[str, str] = {}
+        "Of core dumps, by worker, as seen last."
         self._task = asyncio.create_task(self._look())
 
     async def stop(self) -> None:
@@ -62,8 +64,17 @@ class Watch:
                     continue
                 if b"bootcd.worker" in data and b"\0run\0" in data:
                     self.workers.add(directory.name)
+                    self.core_limits[directory.name] = _core_limit(directory)
                 if holds_secret(data):
                     self.found.add(f"{directory.name}/{name}")
+
+
+def _core_limit(process: Path) -> str:
+    try:
+        lines = (process / "limits").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.split()[5] for line in lines if line.startswith("Max core file size")), "")
 
 
 def holds_secret(data: bytes) -> bool:
@@ -102,6 +113,25 @@ async def private(stack: AsyncExitStack, host: Host, tmp_path: Path) -> FaultPro
     return proxy
 
 
+VAULT = "/var/lib/vault"
+HELPER = f"""\
+#!/bin/sh
+read -r registry
+cat {VAULT}/answer
+cat {VAULT}/answer >&2
+exit $(cat {VAULT}/status)
+"""
+
+
+@pytest.fixture
+def helper(unbooted: Host) -> None:
+    """A credential helper in the image, which tells everybody what it knows."""
+    path = unbooted.machine.directory / "shim/local/bin/docker-credential-vault"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(HELPER)
+    path.chmod(0o755)
+
+
 @pytest.fixture
 async def heard(host: Host) -> AsyncIterator[bytearray]:
     """Everything that goes over the bus."""
@@ -123,7 +153,7 @@ async def heard(host: Host) -> AsyncIterator[bytearray]:
 
 
 async def test_credential_is_in_no_log_error_answer_file_or_process(
-    host: Host, private: FaultProxy, heard: bytearray
+    helper: None, host: Host, private: FaultProxy, heard: bytearray
 ) -> None:
     image = f"{private.host}/{REPOSITORY_NAME}:stable"
     auth_file = host.machine.path(AUTH_FILE)
@@ -156,6 +186,19 @@ async def test_credential_is_in_no_log_error_answer_file_or_process(
         log_in(PASSWORD)
         done = await host.ctl("switch", image)
         printed += done.stdout + done.stderr
+        auth_file.write_text(json.dumps({"credHelpers": {private.host: "vault"}}))
+        vault = host.machine.path(VAULT)
+        vault.mkdir()
+        for secret, status in ((WRONG, 1), (WRONG, 0), (PASSWORD, 0)):
+            answer = {"ServerURL": private.host, "Username": USER, "Secret": secret}
+            (vault / "answer").write_text(json.dumps(answer))
+            (vault / "status").write_text(str(status))
+            asked = len(private.requests)
+            done = await host.ctl("check", check=False)
+            assert (done.returncode == 77) == (secret == PASSWORD), done.stderr
+            logins = {seen.headers.get("Authorization", "none") for seen in private.requests[asked:]}
+            assert (f"Basic {login(secret)}" in logins) == (status == 0)
+            printed += done.stdout + done.stderr
         for command in ("status", "history", "jobs"):
             for form in ([], ["--json"]):
                 done = await host.ctl(command, *form, user=PERSON)
@@ -168,7 +211,9 @@ async def test_credential_is_in_no_log_error_answer_file_or_process(
     assert any(login(WRONG) in seen.headers.get("Authorization", "") for seen in private.requests)
     assert len([seen for seen in private.requests if seen.fault and seen.fault.status == 401]) == 3
     assert "does not accept the credential" in printed
+    assert "docker-credential-vault" in printed
     assert len(watch.workers) >= 2
+    assert "0" in watch.core_limits.values()
     assert b"org.bootcd1.Manager" in heard
     assert b"does not accept the credential" in heard
 
