@@ -135,7 +135,7 @@ class Registry(_Section):
         "/usr/lib/ostree/auth.json",
     )
     parallel_downloads: Annotated[_Count, Field(ge=1, le=16)] = 3
-    parallel_per_registry: Annotated[_Count, Field(ge=1, le=16)] = 3
+    parallel_per_registry: Annotated[_Count, Field(ge=1, le=16)] = 16
     max_bandwidth: Annotated[_Count, BeforeValidator(_size), AfterValidator(_none_or_enough)] = 0
     stall_timeout: Annotated[timedelta, _span(timedelta(seconds=1), timedelta(hours=1))] = timedelta(
         seconds=60

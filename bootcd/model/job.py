@@ -70,7 +70,7 @@ class WorkerSettings(_Document):
     ca_file: str = ""
     auth_files: tuple[str, ...] = ()
     parallel_downloads: int = Field(default=3, ge=1, le=16)
-    parallel_per_registry: int = Field(default=3, ge=1, le=16)
+    parallel_per_registry: int = Field(default=16, ge=1, le=16)
     max_bandwidth_bytes: int = Field(default=0, ge=0)
     "Per second; 0 is no bound."
     pauses_file: str = ""

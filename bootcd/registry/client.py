@@ -74,7 +74,7 @@ class RegistryClient:
         insecure: Collection[str] = (),
         certificates: Certificates | None = None,
         parallel: int = 3,
-        per_registry: int = 3,
+        per_registry: int = 16,
         max_bandwidth: int = 0,
         pauses_file: Path | None = None,
         stall_timeout: float = 60.0,
@@ -228,7 +228,9 @@ class RegistryClient:
             try:
                 async with self._transport.request("GET", URL(f"https://{host}/v2/"), target):
                     pass
-            except (RegistryTlsFailed, RegistryUnavailable, RegistryProtocolError):
+            except (RegistryTlsFailed, RegistryUnavailable, RegistryProtocolError) as error:
+                if "retry_after_secs" in error.fields:
+                    raise
                 scheme = "http"
             self._schemes[registry] = scheme
         return f"{self._schemes[registry] if target.insecure else 'https'}://{host}"
