@@ -219,3 +219,29 @@ def test_key_with_a_password_is_not_asked_for(bases: list[Path], authority: Cert
     )
     with pytest.raises(InvalidConfig):
         Certificates("", bases).context("a.test", known=True)
+
+
+async def test_registry_the_service_is_told_to_speak_http_to_is_not_asked_for_tls(
+    proxy: FaultProxy, client_for: Callable[..., RegistryClient], reference: ImageReference, image: Image
+) -> None:
+    places = [PullSource(reference, insecure=True)]
+    async with client_for(proxy.host, sources=lambda reference: places) as client:
+        assert await client.head_digest(reference) == image.digest
+    assert len(proxy.requests) == 1
+
+
+async def test_insecure_place_that_asked_for_a_pause_is_not_taken_for_one_without_tls(
+    tmp_path: Path, authority: Certificate, registry: Registry, client_for: Callable[..., RegistryClient]
+) -> None:
+    context = authority.issue(tmp_path).server_context()
+    async with FaultProxy(registry.url, server_context=context) as proxy:
+        reference = ImageReference(proxy.host, REPOSITORY, "44")
+        places = [PullSource(reference, insecure=True)]
+        proxy.inject(Fault(503, headers={"Retry-After": "100"}))
+        options = {"sources": lambda reference: places, "pauses_file": tmp_path / "pauses.json"}
+        async with client_for(**options, retries=0) as client:
+            with pytest.raises(RegistryUnavailable):
+                await client.head_digest(reference)
+        async with client_for(**options) as client:
+            assert (await client.head_digest(reference)).startswith("sha256:")
+        assert [seen.path for seen in proxy.requests][1:] == ["/v2/", f"/v2/{REPOSITORY}/manifests/44"]
