@@ -20,18 +20,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bootcd.model.errors import BootcdError, InvalidManifest, NotBootable
+from bootcd.model.errors import BootcdError, InvalidManifest, NotBootable, Unsupported
 from bootcd.oci.manifest import Descriptor
 from bootcd.ostree.chunk import InnerCommit, ObjectSet, import_objects, read_complete_tree, write_chunk_commit
+from bootcd.ostree.derived import is_labelled_by, write_layer_commit
 from bootcd.ostree.image import Image, Role, cached_commit, layer_roles
 from bootcd.ostree.layer import ImportedLayer, import_layer, unpack
 from bootcd.ostree.libostree import host_errors
 from bootcd.ostree.prepare_root import CONFIG_PATHS, MAX_CONFIG_BYTES, root_is_of_image
 from bootcd.ostree.repository import Repository, Transaction
+from bootcd.ostree.sepolicy import Policy, read_policy, read_policy_of
 from bootcd.ostree.store import ObjectStore
 from bootcd.ostree.stream import BytePipe, ByteSource, cancelled
-from bootcd.ostree.tree import Directory, write_tree
-from bootcd.ostreefmt.metadata import layer_commit_metadata
+from bootcd.ostree.tree import Directory
 from bootcd.ostreefmt.refs import blob_ref
 
 T = TypeVar("T")
@@ -85,6 +86,7 @@ class _Written:
     commit: str | None
     tree: Directory | None = None
     objects: ObjectSet | None = None
+    labelled_by: Policy | None = None
     dropped: Counter[str] = field(default_factory=Counter)
 
 
@@ -111,6 +113,7 @@ class Fetch:
         repository: Repository,
         image: Image,
         transaction: Transaction,
+        label_commit: str,
         progress: ImportProgress,
         pipe_bytes: int,
         threads: ThreadPoolExecutor,
@@ -118,6 +121,7 @@ class Fetch:
         self._repository = repository
         self._image = image
         self._transaction = transaction
+        self._label_commit = label_commit
         self._progress = progress
         self._pipe_bytes = pipe_bytes
         self._threads = threads
@@ -129,6 +133,10 @@ class Fetch:
         "File objects by layer."
         self._inner: InnerCommit | None = None
         self._allow_nonusr = True
+        self._policy: Policy | None = None
+        "Labels what is imported; most of it as the image's own policy will have it in the end."
+        self._labelled: dict[str, Policy] = {}
+        "The policy all of a layer is labelled by, if there is one; for layers of this import."
         self.roles = layer_roles(image.manifest, image.config)
         self.base: Base | None = None
         self.trees: dict[str, Directory] = {}
@@ -143,6 +151,8 @@ class Fetch:
             # It is for the commit to say what of the layers on top of it is taken.
             self._allow_nonusr = await to_its_end(self._root_is_of_image, self.base.tree)
         derived = [layer for layer in layers if self.roles[layer.digest] is Role.DERIVED]
+        if derived:
+            self._policy = await to_its_end(self._import_policy)
         await self._side_by_side(derived, open_blob, parallel)
 
     async def _side_by_side(self, layers: list[Descriptor], open_blob: OpenBlob, parallel: int) -> None:
@@ -175,7 +185,9 @@ class Fetch:
         def read(source: ByteSource) -> ImportedLayer | ObjectSet:
             role = self.roles[layer.digest]
             if role is Role.DERIVED:
-                return import_layer(source, store, allow_nonusr=self._allow_nonusr, what=what)
+                return import_layer(
+                    source, store, allow_nonusr=self._allow_nonusr, policy=self._policy, what=what
+                )
             return import_objects(source, store, commit=role is Role.COMMIT, what=what)
 
         def write_or_abort() -> _Written:
@@ -220,6 +232,8 @@ class Fetch:
             raise
         if written.tree is not None:
             self.trees[layer.digest] = written.tree
+        if written.labelled_by is not None:
+            self._labelled[layer.digest] = written.labelled_by
         if written.objects is not None:
             self._chunks[layer.digest] = written.objects.files
             self._inner = written.objects.commit or self._inner
@@ -237,15 +251,19 @@ class Fetch:
             is_chunk = layer.commit is None
             commit = write_chunk_commit(layer.files, store, self._repository) if is_chunk else None
             return _Written(commit, objects=layer)
-        commit = self._repository.write_commit(
-            store,
-            contents=write_tree(layer.tree, store),
-            meta=layer.tree.meta,
-            metadata=layer_commit_metadata(),
-            timestamp=0,
-            implied=sorted(path for path, node in layer.tree.walk() if node.implied),
-        )
-        return _Written(commit, tree=layer.tree, dropped=layer.dropped)
+        commit = write_layer_commit(self._repository, store, layer.tree, layer.labelled_by)
+        return _Written(commit, tree=layer.tree, labelled_by=layer.labelled_by, dropped=layer.dropped)
+
+    def _import_policy(self) -> Policy | None:
+        """Return the policy by which layers are labelled until that of the whole image is known. Blocks."""
+        try:
+            if self.base is not None:
+                return read_policy(self.base.tree, self.read_file, self._repository.scratch)
+            return read_policy_of(self._repository, self._label_commit) if self._label_commit else None
+        except (NotBootable, Unsupported) as error:
+            # The layers may bring another one, and it is that one which counts.
+            log.warning("the layers are imported without labels: %s", error.message)
+            return None
 
     def _complete_base(self) -> Base:
         """Return the commit a chunked image was made from, once all it reaches was seen. Blocks.
@@ -288,35 +306,35 @@ class Fetch:
         def has_object(checksum: bytes, kind: str) -> bool:
             return (
                 (kind == "file" and checksum in files)
-                or self._find(checksum, kind) is not None
+                or self.find_object(checksum, kind) is not None
                 or self._repository.has_object(checksum, kind)
             )
 
         return has_object
 
     def _read_dirtree(self, checksum: bytes) -> bytes:
-        path = self._find(checksum, "dirtree")
+        path = self.find_object(checksum, "dirtree")
         return path.read_bytes() if path else self._repository.read_dirtree(checksum)
 
     def _root_is_of_image(self, tree: Directory) -> bool:
         """Whether what a layer has beside /usr, /etc and /var is part of the system. Blocks."""
         for path in CONFIG_PATHS:
             if checksum := tree.file(path):
-                config = self._read_file(checksum, MAX_CONFIG_BYTES)
+                config = self.read_file(checksum, MAX_CONFIG_BYTES)
                 if config is None:
                     raise NotBootable(f"{self._image.reference} has a /{path} that is too large or no file")
                 return root_is_of_image(config)
         return False
 
-    def _read_file(self, checksum: bytes, limit: int) -> bytes | None:
+    def read_file(self, checksum: bytes, limit: int) -> bytes | None:
         """Return a file's content, None if it is not a regular file or larger than `limit` bytes."""
-        path = self._find(checksum, "file")
+        path = self.find_object(checksum, "file")
         if path is None:
             return self._repository.read_file(checksum, limit)
         status = path.lstat()
         return path.read_bytes() if stat.S_ISREG(status.st_mode) and status.st_size <= limit else None
 
-    def _find(self, checksum: bytes, kind: str) -> Path | None:
+    def find_object(self, checksum: bytes, kind: str) -> Path | None:
         """Return where an object lies that is not published yet."""
         return next((path for b in self._batches if (path := b.store.find(checksum, kind))), None)
 
@@ -359,9 +377,16 @@ class Fetch:
     def commit_of(self, layer: str) -> str:
         return self._commits.get(layer) or cached_commit(self._repository, layer, self.roles[layer]) or ""
 
+    def is_labelled(self, layer: str, policy: Policy) -> bool:
+        """Whether all files of a derived layer are known to be labelled by a policy."""
+        if layer in self.trees:
+            labelled_by = self._labelled.get(layer)
+            return labelled_by is not None and labelled_by.identity == policy.identity
+        return is_labelled_by(self._repository, self.commit_of(layer), policy)
+
     def is_empty_file(self, checksum: bytes) -> bool:
         """Whether it is a regular file of size 0, published or not."""
-        return self._read_file(checksum, 0) is not None
+        return self.read_file(checksum, 0) is not None
 
 
 def _diff_ids(image: Image) -> dict[str, str]:

@@ -12,22 +12,24 @@ of the merge, and its parent.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from bootcd.model.errors import NotBootable
-from bootcd.ostree.fetch import Fetch, ImportProgress, OpenBlob, to_its_end
+from bootcd.ostree.content import Contents
+from bootcd.ostree.derived import read_layer_tree, write_layer_commit
+from bootcd.ostree.fetch import Base, Fetch, ImportProgress, OpenBlob, to_its_end
 from bootcd.ostree.image import Image, Role, check_bootable, missing_layers
 from bootcd.ostree.libostree import host_errors
+from bootcd.ostree.relabel import Relabeller
 from bootcd.ostree.repository import Repository
-from bootcd.ostree.store import require_space
-from bootcd.ostree.tree import DEFAULT_META, Directory, merge, read_tree, write_tree
+from bootcd.ostree.sepolicy import Policy, read_policy
+from bootcd.ostree.store import ObjectStore, require_space
+from bootcd.ostree.tree import Directory, merge, write_tree
 from bootcd.ostreefmt.metadata import merge_commit_metadata
-from bootcd.ostreefmt.objects import dirmeta
-from bootcd.ostreefmt.refs import image_ref
+from bootcd.ostreefmt.refs import blob_ref, image_ref
 
 _EMPTIED_BY_HOST = ("usr/etc/hostname", "usr/etc/resolv.conf")
 "Container builds leave them empty; an empty one would keep the host from making its own."
@@ -47,8 +49,18 @@ class ImportResult:
 class Importer:
     """Imports images into one repository."""
 
-    def __init__(self, repository: Repository, *, parallel: int, memory_bytes: int, now: datetime) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        *,
+        parallel: int,
+        memory_bytes: int,
+        now: datetime,
+        label_commit: str = "",
+    ) -> None:
+        """`label_commit` is of a system, the booted one, whose SELinux policy labels images without one."""
         self._repository = repository
+        self._label_commit = label_commit
         self._parallel = parallel
         # Each layer in flight holds its pipe and a ring of as many decompressed bytes again.
         self._pipe_bytes = max(1 << 20, memory_bytes // (2 * parallel))
@@ -73,32 +85,45 @@ class Importer:
 
         with ThreadPoolExecutor(self._parallel, thread_name_prefix="layer") as threads:
             transaction = await asyncio.to_thread(self._repository.begin)
-            fetch = Fetch(self._repository, image, transaction, progress, self._pipe_bytes, threads)
+            fetch = Fetch(
+                self._repository,
+                image,
+                transaction,
+                self._label_commit,
+                progress,
+                self._pipe_bytes,
+                threads,
+            )
             try:
                 await fetch.run(missing, open_blob, self._parallel)
                 progress.merging = True
-                commit = await to_its_end(self._merge, image, fetch)
-                await fetch.finish({image_ref(image.reference): commit})
+                refs = await to_its_end(self._merge, image, fetch)
+                await fetch.finish(refs)
             except BaseException:
                 await to_its_end(fetch.abandon)
                 raise
-        return ImportResult(commit, progress.bytes_done, fetch.dropped)
+        return ImportResult(refs[image_ref(image.reference)], progress.bytes_done, fetch.dropped)
 
-    def _merge(self, image: Image, fetch: Fetch) -> str:
+    def _merge(self, image: Image, fetch: Fetch) -> dict[str, str]:
+        """Write the commit of the whole image; returns the refs to set, that to the image among them."""
         repository, base = self._repository, fetch.base
+        layers = [
+            layer.digest for layer in image.manifest.layers if fetch.roles[layer.digest] is Role.DERIVED
+        ]
+        trees = {
+            layer: fetch.trees.get(layer) or read_layer_tree(repository, fetch.commit_of(layer))
+            for layer in layers
+        }
         store = fetch.open_batch().store
-        merged = base.tree if base else None
-        for layer in image.manifest.layers:
-            if fetch.roles[layer.digest] is not Role.DERIVED:
-                continue
-            tree = fetch.trees.get(layer.digest)
-            if tree is None:
-                tree = read_tree_of(repository, fetch.commit_of(layer.digest))
-            if merged is None:
-                merged = Directory(tree.meta, tree.implied)
-            merge(merged, tree)
+        refs: dict[str, str] = {}
+        merged = _overlaid(base, [trees[layer] for layer in layers])
         if merged is None:
             raise NotBootable(f"{image.reference} has no layers")
+        # What is there without layers on top is labelled as its commit says.
+        policy = read_policy(merged, fetch.read_file, repository.scratch) if layers else None
+        if policy is not None:
+            refs = self._label(fetch, policy, trees, store)
+            merged = _overlaid(base, [trees[layer] for layer in layers]) or merged
         for path in _EMPTIED_BY_HOST:
             checksum = merged.file(path)
             if checksum is not None and fetch.is_empty_file(checksum):
@@ -109,7 +134,7 @@ class Importer:
             metadata = merge_commit_metadata(image.digest, image.manifest_json, image.config_json)
             if image.index_digest:
                 metadata[INDEX_DIGEST_KEY] = image.index_digest
-            return repository.write_commit(
+            refs[image_ref(image.reference)] = repository.write_commit(
                 store,
                 contents=contents,
                 meta=merged.meta,
@@ -117,22 +142,36 @@ class Importer:
                 timestamp=self._timestamp(image),
                 parent=base.commit if base else "",
             )
+        return refs
+
+    def _label(
+        self, fetch: Fetch, policy: Policy, trees: dict[str, Directory], store: ObjectStore
+    ) -> dict[str, str]:
+        """Label the trees of base and layers; returns refs to the commits of layers that changed."""
+        relabeller = Relabeller(policy, Contents(self._repository, fetch.find_object), store)
+        refs: dict[str, str] = {}
+        with host_errors("label the image's files", path=str(self._repository.path)):
+            if fetch.base:
+                relabeller.relabel(fetch.base.tree)
+            for layer, tree in trees.items():
+                if not fetch.is_labelled(layer, policy):
+                    relabeller.relabel(tree)
+                    refs[blob_ref(layer)] = write_layer_commit(self._repository, store, tree, policy)
+        return refs
 
     def _timestamp(self, image: Image) -> int:
         created = image.manifest.created or image.config.created_at or self._now
         return max(0, int(created.timestamp()))
 
 
-def read_tree_of(repository: Repository, commit: str) -> Directory:
-    """Read the tree of a layer commit, ours or another program's."""
-    contents, meta, listed = repository.commit_root(commit)
-    default = hashlib.sha256(dirmeta(DEFAULT_META.uid, DEFAULT_META.gid, DEFAULT_META.mode, ())).digest()
-
-    def implied(path: str, directory_meta: bytes) -> bool:
-        # Another program does not record it: default attributes are what an implied one gets.
-        return directory_meta == default if listed is None else path in listed
-
-    return read_tree(contents, meta, implied, repository.read_dirtree)
+def _overlaid(base: Base | None, layers: list[Directory]) -> Directory | None:
+    """Return the layers laid over each other and the base; None if there is nothing of both."""
+    if base is None and not layers:
+        return None
+    merged = base.tree.copy() if base else Directory(layers[0].meta, layers[0].implied)
+    for layer in layers:
+        merge(merged, layer)
+    return merged
 
 
 def _check_tree(image: Image, tree: Directory) -> None:

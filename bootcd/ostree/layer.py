@@ -9,6 +9,7 @@ the uncompressed archive must be the image config's diff_id.
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,11 +21,13 @@ from isal import igzip, isal_zlib
 from bootcd.model.errors import DigestMismatch, InvalidLayer
 from bootcd.oci.tar import EntryType, TarEntry, TarReader
 from bootcd.ostree.libostree import OSTree
+from bootcd.ostree.sepolicy import Policy
 from bootcd.ostree.store import ObjectStore
 from bootcd.ostree.stream import BytePipe, ByteSource, ReadAhead
-from bootcd.ostree.tree import Directory, TreeBuilder
+from bootcd.ostree.tree import DEFAULT_META, Directory, TreeBuilder
 from bootcd.ostreefmt.objects import DirMeta, Xattr
 from bootcd.ostreefmt.paths import Kind, map_hardlink_target, map_path
+from bootcd.ostreefmt.selinux import with_label
 
 T = TypeVar("T")
 
@@ -52,17 +55,22 @@ class ImportedLayer:
 
     tree: Directory
     dropped: Counter[str] = field(default_factory=Counter)
+    labelled_by: Policy | None = None
+    "The policy all of it is labelled by, if there is one."
 
 
-def import_layer(source: ByteSource, store: ObjectStore, *, allow_nonusr: bool, what: str) -> ImportedLayer:
+def import_layer(
+    source: ByteSource, store: ObjectStore, *, allow_nonusr: bool, policy: Policy | None = None, what: str
+) -> ImportedLayer:
     """Read the archive of a layer and write its content to the store. Blocks.
 
     Args:
+        policy: gives the files their labels.
         what: names the layer in errors.
     Raises:
         InvalidLayer: not an acceptable archive.
     """
-    return _Importer(store, allow_nonusr, what).run(source)
+    return _Importer(store, allow_nonusr, policy, what).run(source)
 
 
 def unpack(
@@ -109,11 +117,14 @@ def unpack(
 class _Importer:
     """Turns archive entries into objects and a tree."""
 
-    def __init__(self, store: ObjectStore, allow_nonusr: bool, what: str) -> None:
+    def __init__(self, store: ObjectStore, allow_nonusr: bool, policy: Policy | None, what: str) -> None:
         self._store = store
         self._allow_nonusr = allow_nonusr
+        self._policy = policy
         self._what = what
-        self._tree = TreeBuilder(store)
+        self._tree = TreeBuilder(store, self._implied_meta)
+        self._has_mixed_links = False
+        "Names of one file are to be labelled differently, and have the label of the first of them."
         self._dropped: Counter[str] = Counter()
         self._objects: dict[str, bytes] = {}
         "Files that lie where a chunked image keeps its objects, by path."
@@ -133,7 +144,8 @@ class _Importer:
             else:
                 self._hold_object(path, entry, reader)
         reader.drain()
-        return ImportedLayer(self._tree.root, self._dropped)
+        labelled_by = None if self._has_mixed_links else self._policy
+        return ImportedLayer(self._tree.root, self._dropped, labelled_by)
 
     def _hold_object(self, path: str, entry: TarEntry, reader: TarReader) -> None:
         """Keep a file for the hard links to it: a build that changes one of them changes the object too.
@@ -141,24 +153,35 @@ class _Importer:
         An object that nothing links to belongs to the base below and is part of no tree.
         """
         if entry.type is EntryType.FILE:
-            self._objects[path] = self._write_file(entry, reader)
+            self._objects[path] = self._write_file(path, entry, reader)
 
-    def _write_file(self, entry: TarEntry, reader: TarReader) -> bytes:
+    def _write_file(self, path: str, entry: TarEntry, reader: TarReader) -> bytes:
+        xattrs = self._xattrs(path, stat.S_IFREG, entry)
         return self._store.write_file(
-            entry.uid, entry.gid, entry.mode, _xattrs(entry), entry.size, reader.read_chunks()
+            entry.uid, entry.gid, entry.mode, xattrs, entry.size, reader.read_chunks()
         )
+
+    def _xattrs(self, path: str, kind: int, entry: TarEntry) -> tuple[Xattr, ...]:
+        return with_label(_xattrs(entry), self._label(path, kind))
+
+    def _label(self, path: str, kind: int) -> bytes | None:
+        return self._policy.label(path, kind) if self._policy else None
+
+    def _implied_meta(self, path: str) -> DirMeta:
+        return DEFAULT_META._replace(xattrs=with_label((), self._label(path, stat.S_IFDIR)))
 
     def _add(self, path: str, entry: TarEntry, reader: TarReader) -> None:
         if entry.type is EntryType.DIRECTORY:
-            meta = DirMeta(entry.uid, entry.gid, 0o040000 | entry.mode, _xattrs(entry))
-            self._tree.add_directory(path, meta)
+            xattrs = self._xattrs(path, stat.S_IFDIR, entry)
+            self._tree.add_directory(path, DirMeta(entry.uid, entry.gid, 0o040000 | entry.mode, xattrs))
             return
         if entry.type is EntryType.FILE:
-            checksum = self._write_file(entry, reader)
+            checksum = self._write_file(path, entry, reader)
         elif entry.type is EntryType.SYMLINK:
             if not entry.linkname:
                 raise InvalidLayer(f"{self._what} has a symbolic link without target at {path[:80]!r}")
-            checksum = self._store.write_symlink(entry.uid, entry.gid, entry.linkname, _xattrs(entry))
+            xattrs = self._xattrs(path, stat.S_IFLNK, entry)
+            checksum = self._store.write_symlink(entry.uid, entry.gid, entry.linkname, xattrs)
         elif entry.type is EntryType.HARDLINK:
             checksum = self._hardlink_target(path, entry)
         else:
@@ -177,6 +200,9 @@ class _Importer:
                 f"{self._what} has a hard link at {path[:80]!r} to {entry.linkname[:80]!r}, "
                 "which is no file before it in the same layer"
             )
+        other = _in_factory(target.path)
+        for kind in (stat.S_IFREG, stat.S_IFLNK):
+            self._has_mixed_links |= self._label(path, kind) != self._label(other, kind)
         return found
 
 

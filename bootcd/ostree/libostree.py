@@ -19,7 +19,7 @@ from gi.repository import Gio, GLib, OSTree  # noqa: E402  (the version has to b
 
 from bootcd.model.errors import BackendFailed, BootcdError, OutOfSpace, ReadOnlyHost  # noqa: E402
 
-__all__ = ["GLib", "Gio", "OSTree", "has", "host_errors"]
+__all__ = ["GLib", "Gio", "OSTree", "has", "host_errors", "one_line"]
 
 _TEXT_LIMIT = 300
 

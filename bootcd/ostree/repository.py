@@ -29,9 +29,16 @@ class Repository:
     def __init__(self, repo: Any) -> None:
         self.repo = repo
         self.path = Path(repo.get_path().get_path())
-        self.stages_objects = repo.get_mode() == OSTree.RepoMode.BARE and not _wants_verity(repo)
+        self.is_bare = repo.get_mode() == OSTree.RepoMode.BARE
+        "An object is a file with all its attributes."
+        self.stages_objects = self.is_bare and not _wants_verity(repo)
         "Objects can be written beside the repository and moved in when they are verified."
         self._objects_fd: int | None = None
+
+    @property
+    def scratch(self) -> Path:
+        """Where files may lie for a moment; libostree removes what a process that was killed left there."""
+        return self.path / "tmp"
 
     @classmethod
     def open(cls, path: Path) -> Repository:
@@ -164,6 +171,12 @@ class Repository:
         """Return a directory's object, for `parse_dirtree`."""
         with host_errors("read a directory from the repository", path=str(self.path)):
             _, variant = self.repo.load_variant(OSTree.ObjectType.DIR_TREE, checksum.hex())
+        return bytes(variant.get_data_as_bytes().get_data())
+
+    def read_dirmeta(self, checksum: bytes) -> bytes:
+        """Return the object of a directory's attributes, for `parse_dirmeta`."""
+        with host_errors("read a directory from the repository", path=str(self.path)):
+            _, variant = self.repo.load_variant(OSTree.ObjectType.DIR_META, checksum.hex())
         return bytes(variant.get_data_as_bytes().get_data())
 
     def read_file(self, checksum: bytes, limit: int) -> bytes | None:

@@ -53,6 +53,11 @@ class Directory:
         node = self.find(parent)
         return node.files.get(name) if node else None
 
+    def copy(self) -> Directory:
+        """Return a tree that can be changed without changing this one."""
+        dirs = {name: child.copy() for name, child in self.dirs.items()}
+        return Directory(self.meta, self.implied, dict(self.files), dirs)
+
     def remove(self, path: str) -> None:
         parent, _, name = path.rpartition("/")
         node = self.find(parent)
@@ -70,10 +75,14 @@ class Directory:
 class TreeBuilder:
     """Builds the tree of one layer from archive entries in their order; a later entry replaces."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(
+        self, store: ObjectStore, implied_meta: Callable[[str], DirMeta] = lambda _: DEFAULT_META
+    ) -> None:
+        """`implied_meta` returns the attributes of a directory that only paths tell of."""
         self._store = store
+        self._implied_meta = implied_meta
         self._metas: dict[DirMeta, bytes] = {}
-        self.root = Directory(self._meta(DEFAULT_META), implied=True)
+        self.root = Directory(self._meta(implied_meta("")), implied=True)
         self._last_parent = ("", self.root)
         self._implied = 0
 
@@ -92,14 +101,15 @@ class TreeBuilder:
         parts = parent.split("/") if parent else ()
         if len(parts) > MAX_DEPTH:
             raise InvalidLayer(f"{path[:80]!r} is nested more than {MAX_DEPTH} directories deep")
-        for part in parts:
+        for depth, part in enumerate(parts, 1):
             child = node.dirs.get(part)
             if child is None:
                 node.files.pop(part, None)
                 self._implied += 1
                 if self._implied > MAX_IMPLIED:
                     raise InvalidLayer(f"the layer has more than {MAX_IMPLIED} directories it does not list")
-                child = node.dirs[part] = Directory(self._meta(DEFAULT_META), implied=True)
+                meta = self._implied_meta("/".join(parts[:depth]))
+                child = node.dirs[part] = Directory(self._meta(meta), implied=True)
             node = child
         self._last_parent = (parent, node)
         return node, name

@@ -67,8 +67,9 @@ async def run_import(
     reference: str = "docker://registry.example/os:1",
     open_blob: OpenBlob | None = None,
     progress: ImportProgress | None = None,
+    label_commit: str = "",
 ) -> ImportResult:
-    importer = Importer(repository, parallel=2, memory_bytes=16 << 20, now=NOW)
+    importer = Importer(repository, parallel=2, memory_bytes=16 << 20, now=NOW, label_commit=label_commit)
     return await importer.run(
         image_of(image, reference), open_blob or blobs_of(image), progress or ImportProgress()
     )
