@@ -17,6 +17,7 @@ from typing import Any
 from bootcd.engine.lock import lock, locked
 from bootcd.engine.protocol import Report
 from bootcd.engine.source import ImageSource, open_source
+from bootcd.host import selinux
 from bootcd.host.clock import Clock
 from bootcd.host.files import read_bounded
 from bootcd.model.errors import (
@@ -56,7 +57,6 @@ log = logging.getLogger(__name__)
 
 POLICY_FILE = "etc/containers/policy.json"
 _POLICY_LIMIT = 1 << 20
-_SELINUX = "sys/fs/selinux/enforce"
 _REPORT_INTERVAL_SECS = 0.2
 _ID_CHARACTERS = 21
 "Of a layer's digest, as bootc tells it."
@@ -74,11 +74,13 @@ class Pulls:
 
     def prepare_upgrade(self, _: JobRequest) -> None:
         self._sysroot.require_writable()
+        self._require_labelling()
         self._require_allowed(self._sysroot.tracked_image())
 
     def prepare_switch(self, request: JobRequest) -> None:
         self._sysroot.require_writable()
         self._sysroot.require_unmodified()
+        self._require_labelling()
         self._require_allowed(self._switch_target(request))
 
     # check
@@ -190,6 +192,7 @@ class Pulls:
                 parallel=self._settings.parallel_downloads,
                 memory_bytes=self._settings.memory_bytes,
                 now=self._clock.now(),
+                label_commit=self._sysroot.booted.get_csum() if self._sysroot.booted else "",
             )
             counted = ImportProgress()
             async with _ticking(lambda: report(_progress(counted, image))):
@@ -235,10 +238,13 @@ class Pulls:
                 f"this host wants {tracked.name} signed, and signatures cannot be verified yet",
                 hint="use bootc for this image for now",
             )
-        if (self._root / _SELINUX).exists() and self._root == Path("/"):
+
+    def _require_labelling(self) -> None:
+        """Refuse to begin where the files of another system could not be labelled in the end."""
+        if self._root == Path("/") and selinux.is_on(self._root) and not selinux.may_write_unknown_labels():
             raise Unsupported(
-                "this host runs SELinux, and images cannot be labelled yet",
-                hint="use bootc on this host for now",
+                "SELinux of this host does not let this service write labels that its policy does not know",
+                hint="label /usr/bin/bootcd-worker as /usr/bin/ostree is labelled, see bootcd(8)",
             )
 
     def _accepts_unsigned(self, tracked: TrackedImage) -> bool:
