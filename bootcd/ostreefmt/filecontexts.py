@@ -14,6 +14,7 @@ Formats: file contexts and substitutions of selabel_file(5).
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 
 Cell = tuple[int, ...]
@@ -47,7 +48,9 @@ class FileContexts:
             if is_literal and end == len(pattern):
                 self._literal.setdefault(prefix, []).append(number)
             else:
-                node = self._nodes.setdefault(prefix, _Node())
+                node = self._nodes.get(prefix)
+                if node is None:
+                    node = self._nodes[prefix] = _Node(prefix)
                 node.add(number, pattern[:end], is_whole=end == len(pattern))
         self._lengths = sorted({len(prefix) for prefix in self._nodes})
 
@@ -79,30 +82,43 @@ class FileContexts:
         return nodes + self._with_prefix(path, len(directory) + 1)
 
     def _with_prefix(self, path: bytes, shortest: int) -> list[_Node]:
-        nodes = self._nodes
-        return [
-            nodes[path[:length]]
-            for length in self._lengths
-            if shortest <= length <= len(path) and path[:length] in nodes
-        ]
+        nodes, lengths = self._nodes, self._lengths
+        start, end = bisect_left(lengths, shortest), bisect_right(lengths, len(path))
+        return [node for length in lengths[start:end] if (node := nodes.get(path[:length]))]
 
 
 class _Node:
     """Rules that begin with one literal text; compiled when a path asks for them."""
 
-    __slots__ = ("_any", "_patterns", "_rules")
+    __slots__ = ("_any", "_below", "_everything", "_patterns", "_prefix", "_rules")
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: bytes) -> None:
+        self._prefix = prefix
+        self._everything: list[int] = []
+        self._below: list[int] = []
+        "Rules for the prefix as a path and all below it."
         self._patterns: list[tuple[int, bytes, bool]] = []
         self._rules: list[tuple[int, re.Pattern[bytes], bool]] | None = None
         self._any = re.compile(b"")
 
     def add(self, number: int, pattern: bytes, *, is_whole: bool) -> None:
-        # libselinux frames each like this.
-        self._patterns.append((number, b"^%b$" % pattern if is_whole else b"^%b" % pattern, is_whole))
+        if is_whole and pattern == re.escape(self._prefix) + b".*":
+            self._everything.append(number)
+        elif is_whole and pattern == re.escape(self._prefix) + b"(/.*)?":
+            self._below.append(number)
+        else:
+            # libselinux frames each like this.
+            framed = b"^%b$" % pattern if is_whole else b"^%b" % pattern
+            self._patterns.append((number, framed, is_whole))
 
     def collect(self, path: bytes, found: list[int]) -> bool:
         """Add the rules that match a path; False if one may or may not."""
+        found += self._everything
+        length = len(self._prefix)
+        if self._below and path[length : length + 1] in (b"", b"/"):
+            found += self._below
+        if not self._patterns:
+            return True
         rules = self._rules
         if rules is None:
             rules = self._rules = self._compiled()
@@ -122,6 +138,7 @@ class _Node:
                 self._any = re.compile(either, re.DOTALL)
             return [(n, re.compile(pattern, re.DOTALL), is_whole) for n, pattern, is_whole in self._patterns]
         except (re.error, OverflowError, RecursionError):
+            self._any = re.compile(b"")
             return [(0, re.compile(b""), False)]
 
 

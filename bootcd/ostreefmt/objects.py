@@ -28,6 +28,7 @@ Xattr = tuple[bytes, bytes]
 _MAX_METADATA = 128 << 20  # OSTREE_MAX_METADATA_SIZE of libostree
 _MAX_XATTR_NAME = 255
 _MAX_XATTR_VALUE = 64 << 10
+_SHORT_XATTR = 256
 _NAME_MAX = 255
 _CHECKSUM_LEN = 32
 
@@ -79,14 +80,15 @@ def file_header(
     content, and no mode of its own on disk: all are 0777 whatever is given. `xattrs` in any order.
     Raises InvalidLayer for what ostree or Linux could not hold.
     """
-    if not symlink_target and not xattrs:
-        return _plain_header(uid, gid, mode)
+    if not symlink_target and len(xattrs) <= 1 and all(len(value) <= _SHORT_XATTR for _, value in xattrs):
+        return _common_header(uid, gid, mode, tuple(xattrs))
     return _header(uid, gid, mode, symlink_target, _pack_xattrs(xattrs))
 
 
 @lru_cache(maxsize=4096)
-def _plain_header(uid: int, gid: int, mode: int) -> bytes:
-    return _header(uid, gid, mode, "", b"")
+def _common_header(uid: int, gid: int, mode: int, xattrs: tuple[Xattr, ...]) -> bytes:
+    """Return the header of a file with no attribute, or just its SELinux label."""
+    return _header(uid, gid, mode, "", _pack_xattrs(xattrs))
 
 
 def _header(uid: int, gid: int, mode: int, symlink_target: str, xattrs: bytes) -> bytes:

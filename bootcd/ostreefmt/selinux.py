@@ -6,7 +6,7 @@ Formats: selinux_config(5); the attribute `security.selinux` holds a security co
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from bootcd.model.errors import NotBootable
 from bootcd.ostreefmt.objects import Xattr
@@ -48,8 +48,10 @@ def without_label(xattrs: Iterable[Xattr]) -> tuple[Xattr, ...]:
     return tuple((name, value) for name, value in xattrs if name != LABEL)
 
 
-def with_label(xattrs: Iterable[Xattr], label: bytes | None) -> tuple[Xattr, ...]:
+def with_label(xattrs: Sequence[Xattr], label: bytes | None) -> tuple[Xattr, ...]:
     """Return the attributes with this label, sorted by name; None leaves the one they have."""
     if label is None:
         return tuple(xattrs)
+    if not xattrs:
+        return ((LABEL, label),)
     return tuple(sorted((*without_label(xattrs), (LABEL, label))))

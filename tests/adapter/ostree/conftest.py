@@ -22,13 +22,22 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 @pytest.fixture(params=["staged", "libostree"])
 def repository(request: pytest.FixtureRequest, tmp_path: Path) -> Repository:
     """A repository as on a host, once for each way of writing to it."""
-    path = tmp_path / "repo"
+    opened = new_repository(tmp_path / "repo")
+    opened.stages_objects = request.param == "staged"
+    return opened
+
+
+@pytest.fixture
+def staged_repository(tmp_path: Path) -> Repository:
+    """A repository as on a host, written to in the way of most hosts."""
+    return new_repository(tmp_path / "repo")
+
+
+def new_repository(path: Path) -> Repository:
     subprocess.run(["ostree", f"--repo={path}", "init", "--mode=bare"], check=True)
     config = ["core.min-free-space-percent", "0"]
     subprocess.run(["ostree", f"--repo={path}", "config", "set", *config], check=True)
-    opened = Repository.open(path)
-    opened.stages_objects = request.param == "staged"
-    return opened
+    return Repository.open(path)
 
 
 def image_of(image: oci_image.Image, reference: str = "docker://registry.example/os:1") -> Image:
