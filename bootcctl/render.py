@@ -13,6 +13,7 @@ PHASES = {
     "resolve": "Resolving image",
     "fetch": "Downloading",
     "import": "Importing",
+    "bound-images": "Pulling bound images",
     "stage": "Staging",
     "cleanup": "Cleaning up",
     "reboot": "Rebooting",

@@ -12,6 +12,7 @@ packages=(
   gir1.2-ostree-1.0 ostree python3-gi python3-systemd python3-venv  # the product's own needs
   dbus-daemon openssl polkitd systemd docker-registry skopeo podman # real counterparts in the tests
   mmdebstrap zstd                                                   # the test operating system
+  podman                                                            # the store of bound images
   policycoreutils                                                   # Debian's SELinux policy, built for a test
   btrfs-progs dosfstools fdisk grub-common grub-efi-amd64-bin mtools xfsprogs  # installations
   fish libglib2.0-bin man-db procps zsh                             # shells, man, pgrep and gdbus, for single tests

@@ -53,6 +53,7 @@ class Phase(StrEnum):
     RESOLVE = "resolve"
     FETCH = "fetch"
     IMPORT = "import"
+    BOUND_IMAGES = "bound-images"
     STAGE = "stage"
     CLEANUP = "cleanup"
     REBOOT = "reboot"
