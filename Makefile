@@ -44,7 +44,8 @@ install:         ## put every file where a distribution expects it (DESTDIR=, PR
 	@$(PYTHON_SYSTEM) -m compileall -q --invalidation-mode unchecked-hash -s '$(DESTDIR)' -p / \
 	  $(DESTDIR)$(SITEDIR)/bootcd $(DESTDIR)$(SITEDIR)/bootcctl
 	@install -d $(DESTDIR)$(BINDIR)
-	@for script in bootcctl:bootcctl bootcd:bootcd bootcd-worker:bootcd.worker bootcd-install:bootcd.install; do \
+	@for script in bootcctl:bootcctl bootcd:bootcd bootcd-worker:bootcd.worker bootcd-install:bootcd.install \
+	  bootcd-image:bootcd.image; do \
 	  printf '#!%s -I\nfrom %s.__main__ import main\n\nraise SystemExit(main())\n' \
 	    '$(PYTHON_SYSTEM)' "$${script#*:}" >$(DESTDIR)$(BINDIR)/$${script%:*}; \
 	  chmod 755 $(DESTDIR)$(BINDIR)/$${script%:*}; done
@@ -63,10 +64,13 @@ install:         ## put every file where a distribution expects it (DESTDIR=, PR
 	  $(DESTDIR)$(SHAREDIR)/bash-completion/completions/bootcctl
 	@install -D -m 644 bootcd/install/completion/bootcd-install.bash \
 	  $(DESTDIR)$(SHAREDIR)/bash-completion/completions/bootcd-install
+	@install -D -m 644 bootcd/image/completion/bootcd-image.bash \
+	  $(DESTDIR)$(SHAREDIR)/bash-completion/completions/bootcd-image
 	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/zsh/site-functions \
-	  bootcctl/completion/_bootcctl bootcd/install/completion/_bootcd-install
+	  bootcctl/completion/_bootcctl bootcd/install/completion/_bootcd-install bootcd/image/completion/_bootcd-image
 	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/fish/vendor_completions.d \
-	  bootcctl/completion/bootcctl.fish bootcd/install/completion/bootcd-install.fish
+	  bootcctl/completion/bootcctl.fish bootcd/install/completion/bootcd-install.fish \
+	  bootcd/image/completion/bootcd-image.fish
 	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/licenses/bootcd LICENSE
 
 lock:            ## pin the newest allowed versions in requirements.lock

@@ -117,6 +117,8 @@ def build_parser() -> argparse.ArgumentParser:
         "-n", "--limit", type=_limit, default=20, metavar="N", help="at most N entries (default 20)"
     )
 
+    add("notes", "show the release notes of the update that is available or staged")
+
     add("reload", "have the service read its configuration and look at the host again")
     return parser
 

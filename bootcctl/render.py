@@ -52,6 +52,11 @@ def clean(text: object, limit: int = 300) -> str:
     return out if len(out) <= limit else out[: limit - 1] + "…"
 
 
+def clean_lines(text: str) -> str:
+    """Make a text of several lines harmless on a terminal likewise."""
+    return "\n".join(clean(line.expandtabs(), limit=4096) for line in text.split("\n"))
+
+
 def format_bytes(count: float) -> str:
     """Format a size in decimal units with three significant digits, as 12.3 MB."""
     value, units = float(max(count, 0)), ["B", "kB", "MB", "GB", "TB", "PB"]

@@ -233,6 +233,8 @@ def _available_section(available: dict[str, Any], now: float, style: Style) -> s
     size = available.get("download-size", -1)
     if size >= 0:
         rows.append(("  Download", format_bytes(size)))
+    if available.get("has-notes"):
+        rows.append(("  Notes", "bootcctl notes"))
     return _table(rows)
 
 
@@ -252,6 +254,8 @@ def render_outcome(job: dict[str, Any], style: Style = PLAIN, *, locked: bool = 
             text = f"Update available: {style.bold(new)}" + (
                 f", {format_bytes(size)} to download" if size >= 0 else ""
             )
+            if outcome.get("has-notes"):
+                text += "\nIt has release notes; read them with: bootcctl notes"
         case "upgrade" if not outcome.get("changed"):
             text = "Already up to date"
         case "switch" if not outcome.get("changed"):

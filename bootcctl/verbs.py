@@ -16,6 +16,7 @@ from bootcctl.follow import Detached, JobFollower
 from bootcctl.monitor import monitor
 from bootcctl.passwords import password_agent
 from bootcctl.progressfd import ProgressReport
+from bootcctl.render import clean_lines
 from bootcctl.report import render_history, render_jobs, render_outcome
 from bootcctl.status import format_of, print_host, print_no_host, print_status
 from bootcctl.terminal import Terminal
@@ -181,6 +182,13 @@ async def _history(client: Client, options: Namespace, terminal: Terminal) -> in
     return exitcodes.DONE
 
 
+async def _notes(client: Client, _options: Namespace, terminal: Terminal) -> int:
+    notes = str((await client.call(ROOT, MANAGER, "GetNotes", "a{sv}", [{}]))[0])
+    terminal.document({"notes": notes})
+    terminal.result(clean_lines(notes) or "There are no release notes")
+    return exitcodes.DONE
+
+
 async def _monitor(client: Client, _options: Namespace, terminal: Terminal) -> int:
     await monitor(client, terminal)
     return exitcodes.DONE
@@ -204,5 +212,6 @@ _VERBS: dict[str, Callable[[Client, Namespace, Terminal], Awaitable[int]]] = {
     "jobs": _jobs,
     "history": _history,
     "monitor": _monitor,
+    "notes": _notes,
     "reload": _reload,
 }

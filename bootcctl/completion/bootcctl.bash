@@ -9,7 +9,7 @@ _bootcctl_active_jobs() {
 _bootcctl() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     local common='--help --json --quiet --no-color'
-    local verbs='status check upgrade switch rollback apply cancel jobs monitor history reload'
+    local verbs='status check upgrade switch rollback apply cancel jobs monitor history notes reload'
     local verb='' word words=''
 
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do

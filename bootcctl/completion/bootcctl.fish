@@ -1,6 +1,6 @@
 # Completion of bootcctl(1) for fish; installed as /usr/share/fish/vendor_completions.d/bootcctl.fish.
 
-set -l verbs status check upgrade switch rollback apply cancel jobs monitor history reload
+set -l verbs status check upgrade switch rollback apply cancel jobs monitor history notes reload
 set -l no_verb "not __fish_seen_subcommand_from $verbs"
 
 function __bootcctl_active_jobs
@@ -24,6 +24,7 @@ complete -c bootcctl -n $no_verb -a cancel -d 'Stop a job'
 complete -c bootcctl -n $no_verb -a jobs -d 'List active and recent jobs'
 complete -c bootcctl -n $no_verb -a monitor -d 'Follow the service and its jobs'
 complete -c bootcctl -n $no_verb -a history -d 'List ended jobs'
+complete -c bootcctl -n $no_verb -a notes -d 'Show the release notes of the update'
 complete -c bootcctl -n $no_verb -a reload -d 'Have the service read its configuration again'
 
 complete -c bootcctl -n '__fish_seen_subcommand_from status' -l format -x -a 'human yaml json' -d 'Form of the answer'

@@ -29,6 +29,9 @@ class Memory(BaseModel):
     image: str = ""
     "The tracked image `available` is an update of."
     available: ImageUpdate | None = None
+    notes: str = ""
+    notes_digest: str = ""
+    "The release notes that were found last, and the image they are of."
     generation: int = 0
     fingerprint: str = ""
     "Of what was deployed at `generation`."

@@ -10,7 +10,7 @@
     reboot-required                                    boolean
     active-job              null, or: uuid, number, kind
     available               null, or: image, transport, digest, version, created,
-                            download-size (bytes, -1 unknown)
+                            download-size (bytes, -1 unknown), has-notes
     next-action             action (empty for none), reason, when
 
 Both are world-readable, replaced as a whole, and only when their content changed.
@@ -61,6 +61,7 @@ def render_service(snapshot: Snapshot, active: JobRecord | None) -> bytes:
             "version": update.version,
             "created": _usec(update.created),
             "download-size": update.download_bytes,
+            "has-notes": update.has_notes,
         },
         "mode": snapshot.mode,
         "next-action": {"action": action.action, "reason": action.reason, "when": _usec(action.when)},

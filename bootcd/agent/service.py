@@ -41,7 +41,7 @@ from bootcd.model.report import HostReport
 from bootcd.oci.reference import parse_reference
 from bootcd.ostreefmt.origin import REGISTRY, TrackedImage
 from bootcd.update import machine
-from bootcd.update.machine import Event, IllegalTransition, Situation, advance, observe
+from bootcd.update.machine import Event, IllegalTransition, Situation, advance, digest_of, observe
 from bootcd.update.planner import Action, Facts, Plan, Rules, plan
 
 log = logging.getLogger(__name__)
@@ -159,6 +159,12 @@ class Service:
     async def history(self, limit: int) -> list[JobRecord]:
         return await self._manager.history(limit)
 
+    def notes(self) -> str:
+        """Return the release notes of the update that is available or staged, empty if there are none."""
+        status, available = self._snapshot.host.status, self._snapshot.available
+        shown = {available.digest if available else "", digest_of(status.staged) if status.staged else ""}
+        return self._memory.notes if self._memory.notes_digest in shown else ""
+
     async def reload(self) -> None:
         """Read the settings again and look at the host again. Raises InvalidConfig, old settings kept."""
         try:
@@ -259,6 +265,7 @@ class Service:
         if record.state is JobState.DONE:
             if record.request.kind is JobKind.CHECK and outcome.update is not None:
                 self._found(outcome.update)
+                self._remember(notes=outcome.notes, notes_digest=outcome.update.digest)
             elif record.request.kind in (JobKind.CHECK, JobKind.UPGRADE):
                 self._step(machine.UpdateAbsent())
         if outcome.reboot:

@@ -106,6 +106,7 @@ def update_entries(update: ImageUpdate | None) -> dict[str, Variant]:
         "version": variant("s", update.version),
         "created": variant("t", microseconds(update.created)),
         "download-size": variant("x", update.download_bytes),
+        "has-notes": variant("b", update.has_notes),
     }
 
 
@@ -208,6 +209,7 @@ MANAGER = Interface.of(
     Method("Apply", (_OPTIONS,), (_JOB,), options={}, action="apply"),
     Method("GetStatus", (_OPTIONS,), (Argument("status", "s"),), options={}),
     Method("GetHistory", (_OPTIONS,), (Argument("entries", "aa{sv}"),), options={"limit": "u"}),
+    Method("GetNotes", (_OPTIONS,), (Argument("notes", "s"),), options={}),
     Method("Reload", action="reload"),
     Signal("JobNew", (_JOB, Argument("uuid", "s"), Argument("kind", "s"))),
     Signal(

@@ -37,6 +37,7 @@ class UpdateService(Protocol):
     async def cancel(self, uuid: str) -> None: ...
     async def wait(self, uuid: str) -> JobRecord: ...
     async def history(self, limit: int) -> list[JobRecord]: ...
+    def notes(self) -> str: ...
     async def reload(self) -> None: ...
     async def host_ready(self) -> None: ...
     def subscribe(self, observer: Callable[[Change], None]) -> Callable[[], None]: ...
@@ -52,6 +53,7 @@ class Methods:
             **{name: partial(self._start, kind) for name, kind in _JOBS.items()},
             "GetStatus": self._get_status,
             "GetHistory": self._get_history,
+            "GetNotes": self._get_notes,
             "Reload": self._reload,
         }
         job: dict[str, Handler] = {"Cancel": self._cancel, "Wait": self._wait}
@@ -73,6 +75,9 @@ class Methods:
         if not 1 <= limit <= _HISTORY_LIMIT:
             raise InvalidArguments(f"limit is {limit}, which is not between 1 and {_HISTORY_LIMIT}")
         return [[history_entry(record) for record in await self._service.history(limit)]]
+
+    async def _get_notes(self, _: Call) -> list[Any]:
+        return [self._service.notes()]
 
     async def _reload(self, _: Call) -> list[Any]:
         await self._service.reload()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bootcd.engine.lock import lock, locked
+from bootcd.engine.notes import release_notes
 from bootcd.engine.protocol import Report
 from bootcd.engine.source import ImageSource, open_source
 from bootcd.host import selinux
@@ -95,12 +96,14 @@ class Pulls:
             if await source.current_digest() in self._digests(self._sysroot.newest):
                 return Outcome(state=JobState.DONE)
             resolved = await self._resolve(source)
-        if resolved.digest in self._digests(self._sysroot.newest):
-            return Outcome(state=JobState.DONE)
+            if resolved.digest in self._digests(self._sysroot.newest):
+                return Outcome(state=JobState.DONE)
+            notes = await release_notes(source, resolved)
         image = _image(tracked, resolved)
         check_bootable(image)
         await self._note_update(image)
-        return Outcome(state=JobState.DONE, update=self._describe(tracked, image))
+        update = self._describe(tracked, image).model_copy(update={"has_notes": bool(notes)})
+        return Outcome(state=JobState.DONE, update=update, notes=notes)
 
     def _digests(self, deployment: Any) -> set[str]:
         """Digests by which a deployment's image goes in the registry."""

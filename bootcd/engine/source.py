@@ -24,6 +24,7 @@ from bootcd.registry.client import RegistryClient
 from bootcd.registry.configuration import load_registries
 from bootcd.registry.credentials import load_credentials
 from bootcd.registry.failures import Target
+from bootcd.registry.notes import release_notes
 from bootcd.transports.source import TRANSPORTS, open_local
 
 
@@ -113,3 +114,6 @@ class _RegistrySource:
 
     def open_blob(self, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
         return self.client.open_blob(self.reference, descriptor)
+
+    async def release_notes(self, digest: str) -> str:
+        return await release_notes(self.client, self.reference, digest)

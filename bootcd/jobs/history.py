@@ -69,7 +69,7 @@ class History:
             record.state.value,
             record.created.isoformat(),
             finished.isoformat(),
-            record.model_dump_json(),
+            record.model_dump_json(exclude={"outcome": {"notes"}}),
         )
 
         def insert(database: sqlite3.Connection) -> None:

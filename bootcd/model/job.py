@@ -150,6 +150,8 @@ class ImageUpdate(_Document):
     created: AwareDatetime | None = None
     download_bytes: int = -1
     "Compressed bytes not here yet; -1 if unknown."
+    has_notes: bool = False
+    "check: release notes were found."
 
 
 class Outcome(_Document):
@@ -161,6 +163,8 @@ class Outcome(_Document):
     "Something on the host is different now: staged, boot order swapped, unlocked."
     update: ImageUpdate | None = None
     "check: what is available, None if up to date. upgrade, switch: what was staged."
+    notes: str = Field(default="", max_length=1 << 16)
+    "check: the release notes of what is available, fit to be shown; not kept in the history."
     dropped: str = ""
     "rollback: digest of the staged deployment that was dropped by it."
     bytes_fetched: int = 0

@@ -54,6 +54,8 @@ _DOCKER_HUB_HOST = "registry-1.docker.io"
 _MANIFEST_HEADERS = {"Accept": ", ".join(INDEX_MEDIA_TYPES + MANIFEST_MEDIA_TYPES)}
 _DIGEST_HEADER = "Docker-Content-Digest"
 _NO_HEAD = (405, 501)
+_ABSENT = (404, 405, 501)
+"What a registry answers for what it does not have, or a request it does not know."
 
 
 class RegistryClient:
@@ -173,6 +175,25 @@ class RegistryClient:
             try:
                 async with self._exchange("GET", path, tries, _MANIFEST_HEADERS) as answer:
                     return await _read_manifest(answer, digest)
+            except BootcdError as error:
+                await tries.failed(error)
+
+    async def document(
+        self, reference: ImageReference, path: str, headers: Mapping[str, str]
+    ) -> bytes | None:
+        """Fetch a document of the repository as it is, unverified; None if there is none.
+
+        `path` is what follows the repository's name. None also from a registry that does not know the path.
+        """
+        tries = self._tries(reference)
+        while True:
+            try:
+                async with self._exchange("GET", path, tries, headers, also=_ABSENT) as answer:
+                    if answer.status != 200:
+                        return None
+                    if answer.content_type == "text/html":
+                        raise answer.web_page()
+                    return await answer.read(MAX_MANIFEST_BYTES)
             except BootcdError as error:
                 await tries.failed(error)
 

@@ -12,6 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 EXPECTED = {
     "usr/bin/bootcctl": 0o755,
     "usr/bin/bootcd": 0o755,
+    "usr/bin/bootcd-image": 0o755,
     "usr/bin/bootcd-install": 0o755,
     "usr/bin/bootcd-worker": 0o755,
     "usr/lib/bootcd/config.d/10-defaults.toml": 0o644,
@@ -19,6 +20,7 @@ EXPECTED = {
     "usr/lib/systemd/system-preset/90-bootcd.preset": 0o644,
     "usr/lib/tmpfiles.d/bootcd.conf": 0o644,
     "usr/share/bash-completion/completions/bootcctl": 0o644,
+    "usr/share/bash-completion/completions/bootcd-image": 0o644,
     "usr/share/bash-completion/completions/bootcd-install": 0o644,
     "usr/share/dbus-1/interfaces/org.bootcd1.Deployment.xml": 0o644,
     "usr/share/dbus-1/interfaces/org.bootcd1.Job.xml": 0o644,
@@ -26,13 +28,16 @@ EXPECTED = {
     "usr/share/dbus-1/system-services/org.bootcd1.service": 0o644,
     "usr/share/dbus-1/system.d/org.bootcd1.conf": 0o644,
     "usr/share/fish/vendor_completions.d/bootcctl.fish": 0o644,
+    "usr/share/fish/vendor_completions.d/bootcd-image.fish": 0o644,
     "usr/share/fish/vendor_completions.d/bootcd-install.fish": 0o644,
     "usr/share/licenses/bootcd/LICENSE": 0o644,
     "usr/share/man/man1/bootcctl.1": 0o644,
+    "usr/share/man/man1/bootcd-image.1": 0o644,
     "usr/share/man/man8/bootcd.8": 0o644,
     "usr/share/man/man8/bootcd-install.8": 0o644,
     "usr/share/polkit-1/actions/org.bootcd1.policy": 0o644,
     "usr/share/zsh/site-functions/_bootcctl": 0o644,
+    "usr/share/zsh/site-functions/_bootcd-image": 0o644,
     "usr/share/zsh/site-functions/_bootcd-install": 0o644,
 }
 
@@ -135,7 +140,7 @@ def test_install_writes_nothing_outside_its_destination(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["inside"]
 
 
-@pytest.mark.parametrize("script", ["bootcctl", "bootcd", "bootcd-install", "bootcd-worker"])
+@pytest.mark.parametrize("script", ["bootcctl", "bootcd", "bootcd-image", "bootcd-install", "bootcd-worker"])
 def test_script_runs_the_installed_package(installed: Path, site: Path, script: str) -> None:
     done = subprocess.run(
         [REPOSITORY / ".venv/bin/python", installed / "usr/bin" / script, "--help"],

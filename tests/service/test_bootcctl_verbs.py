@@ -167,6 +167,19 @@ async def test_check_with_an_update_exits_0_and_names_it(address: str, service: 
     )
 
 
+async def test_check_says_that_there_are_notes_and_notes_shows_them(
+    address: str, service: ScriptedService
+) -> None:
+    update = available().model_copy(update={"has_notes": True})
+    service.on_start = lambda record: service.end(record, update=update)
+    assert "bootcctl notes" in (await run(address, "check")).out
+    assert (await run(address, "notes")).out == "There are no release notes\n"
+    service.release_notes = "# 2\n\n- \x1b[31mred\n"
+    command = await run(address, "notes")
+    assert (command.code, command.out) == (0, "# 2\n\n- \ufffd[31mred\n")
+    assert json.loads((await run(address, "notes", "--json")).out) == {"notes": service.release_notes}
+
+
 @pytest.mark.parametrize("argv", [("check",), ("upgrade", "--check")], ids=" ".join)
 async def test_check_without_an_update_exits_77(
     address: str, service: ScriptedService, argv: tuple[str, ...]

@@ -80,6 +80,7 @@ async def test_get_all_of_manager_shows_the_snapshot(peer: Peer, service: Script
             "version": "2",
             "created": START_USEC,
             "download-size": -1,
+            "has-notes": False,
         },
         "Mode": "stage",
         "NextAction": ["check", "the interval is over", START_USEC],
@@ -130,6 +131,12 @@ async def test_get_status_before_the_host_was_seen_waits_for_it(peer: Peer, serv
     assert not asking.done()
     service.update(host_json=document)
     assert (await asking).value() == document
+
+
+async def test_get_notes_gives_the_text_as_it_is(peer: Peer, service: ScriptedService) -> None:
+    service.release_notes = "# 2\n\n- größer\n"
+    answer = await peer.call(ROOT_PATH, MANAGER_NAME, "GetNotes", "a{sv}", [{}])
+    assert answer.value() == "# 2\n\n- größer\n"
 
 
 async def test_get_history_lists_ended_jobs_up_to_the_limit(peer: Peer, service: ScriptedService) -> None:

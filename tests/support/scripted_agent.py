@@ -62,6 +62,7 @@ class ScriptedService:
         self.requesters: list[Requester] = []
         self.failure: Exception | None = None
         self.ended: list[JobRecord] = []
+        self.release_notes = ""
         self._jobs: dict[str, JobRecord] = {}
         self._observers: list[Callable[[Change], None]] = []
         self._changed = asyncio.Event()
@@ -86,6 +87,10 @@ class ScriptedService:
             self._changed.clear()
             await self._changed.wait()
         return record
+
+    def notes(self) -> str:
+        self._note("notes")
+        return self.release_notes
 
     async def history(self, limit: int) -> list[JobRecord]:
         self._note("history", limit)

@@ -123,6 +123,7 @@ class ScriptedService:
         self.records: dict[str, JobRecord] = {}
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.refusals: dict[str, BootcdError] = {}
+        self.release_notes = ""
         self.on_start: Callable[[JobRecord], None] = lambda _: None
         self.on_cancel: Callable[[JobRecord], None] = lambda record: self.end(record, JobState.CANCELLED)
         self.started: asyncio.Queue[JobRecord] = asyncio.Queue()
@@ -213,6 +214,9 @@ class ScriptedService:
         await self.answers_history.wait()
         ended = [record for record in reversed(self.records.values()) if record.state.ended]
         return (ended + self.forgotten)[:limit]
+
+    def notes(self) -> str:
+        return self.release_notes
 
     async def reload(self) -> None:
         self.requests.append(("reload", {}))

@@ -126,6 +126,28 @@ async def test_check_that_finds_an_update_makes_it_available(tmp_path: Path, scr
     assert snapshot.active_job == ""
 
 
+async def test_notes_are_those_of_the_update_and_outlive_the_service_but_not_the_update(
+    tmp_path: Path, script: WorkerScript
+) -> None:
+    found = {"state": "done", "update": update_to("b").model_dump(mode="json"), "notes": "# New"}
+    script.steps(["ready"], ["outcome", found])
+    async with ServiceBench(tmp_path, script) as bench:
+        await bench.shown(state="idle")
+        assert bench.service.notes() == ""
+        await bench.service.wait((await bench.service.begin(JobKind.CHECK, SOMEBODY)).request.uuid)
+        assert bench.service.notes() == "# New"
+        [entry] = await bench.service.history(1)
+        assert entry.outcome is not None
+        assert entry.outcome.update == update_to("b")
+        assert entry.outcome.notes == ""
+    script.steps(["ready"], DONE)
+    async with ServiceBench(tmp_path, script) as bench:
+        await bench.shown(state="available")
+        assert bench.service.notes() == "# New"
+        await bench.service.wait((await bench.service.begin(JobKind.CHECK, SOMEBODY)).request.uuid)
+        assert bench.service.notes() == ""
+
+
 async def test_check_that_finds_nothing_is_up_to_date(tmp_path: Path, script: WorkerScript) -> None:
     async with ServiceBench(tmp_path, script) as bench:
         await bench.shown(state="idle")

@@ -69,6 +69,7 @@ def test_full_service_says_everything() -> None:
         "version": "2",
         "created": USEC,
         "download-size": 5,
+        "has-notes": False,
     }
     assert document["next-action"] == {"action": "stage", "reason": "an update is available", "when": USEC}
 

@@ -1,0 +1,1 @@
+"""Tools for who makes host images."""

@@ -1,0 +1,18 @@
+# Completion of bootcd-image(1) for bash; installed as /usr/share/bash-completion/completions/bootcd-image.
+
+_bootcd_image() {
+    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
+    case "$COMP_CWORD:${COMP_WORDS[1]}:${COMP_WORDS[2]}" in
+        1:*) mapfile -t COMPREPLY < <(compgen -W 'notes --help --version' -- "$current") ;;
+        2:notes:*) mapfile -t COMPREPLY < <(compgen -W 'push --help' -- "$current") ;;
+        *:notes:push)
+            if [[ $current == -* && $previous != --authfile && $previous != --ca-file ]]; then
+                mapfile -t COMPREPLY < <(compgen -W '--help --authfile --plain-http --ca-file' -- "$current")
+            else
+                mapfile -t COMPREPLY < <(compgen -f -- "$current")
+            fi
+            ;;
+    esac
+}
+
+complete -F _bootcd_image bootcd-image
