@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -130,3 +131,15 @@ def test_any_bytes_are_shown_without_a_control_character(data: bytes) -> None:
     assert all(char.isprintable() or char in "\n\t" or char.isspace() for char in text)
     assert "\x1b" not in text
     assert clean_notes(text.encode()) == text
+
+
+@given(
+    st.binary(max_size=200)
+    | st.recursive(st.none() | st.text(max_size=5) | st.integers(), st.lists).map(
+        lambda value: json.dumps({"manifests": value, "layers": value, "config": value}).encode()
+    )
+)
+def test_any_document_is_read_or_refused_by_type(data: bytes) -> None:
+    for parse in (notes_among, lambda data: notes_layer(data, SUBJECT)):
+        with suppress(InvalidManifest):
+            parse(data)
