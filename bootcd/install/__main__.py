@@ -33,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.verb == "print-configuration":
             return _print_configuration(arguments)
         return _install(arguments, reporter)
+    except KeyboardInterrupt:
+        # Before anything was begun.
+        reporter.error(_stopped())
+        return exit_code(Cancelled.name)
     except BootcdError as error:
         reporter.error(error)
         return exit_code(error.name)
@@ -70,7 +74,11 @@ async def _until_signal(install: Coroutine[None, None, ResolvedImage]) -> Resolv
     try:
         return await work
     except asyncio.CancelledError:
-        raise Cancelled("the installation was stopped") from None
+        raise _stopped() from None
+
+
+def _stopped() -> Cancelled:
+    return Cancelled("the installation was stopped")
 
 
 def _print_configuration(arguments: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 """The EFI system partition, filled without the kernel's help: not every kernel knows FAT.
 
-Interface: mtools(1), which reaches a partition by its offset in the whole disk.
+Interface: mtools(1).
 """
 
 from __future__ import annotations
@@ -31,19 +31,18 @@ class Esp(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RawEsp:
-    """An EFI system partition somewhere on a disk or in a file."""
+    """An EFI system partition as a device or a file."""
 
-    disk: Path
-    offset: int
+    path: Path
 
     async def put(self, tree: Path) -> None:
         sources = [str(tree / name) for name in await asyncio.to_thread(os.listdir, tree)]
         # -s: with what is below; -o: over what is there; -Q: stop at the first failure.
-        command = ["mcopy", "-s", "-Q", "-o", "-i", f"{self.disk}@@{self.offset}", *sources, "::/"]
+        command = ["mcopy", "-s", "-Q", "-o", "-i", str(self.path), *sources, "::/"]
         await run_tool([*_MTOOLS, *command], "fill the EFI system partition")
 
     async def clear(self) -> None:
-        image = ["-i", f"{self.disk}@@{self.offset}"]
+        image = ["-i", str(self.path)]
         listed = await run_tool([*_MTOOLS, "mdir", "-b", *image, "::/"], "read the EFI system partition")
         if any(line.strip("/:").upper() == "EFI" for line in listed.decode(errors="replace").split()):
             await run_tool([*_MTOOLS, "mdeltree", *image, "::/EFI"], "clear the EFI system partition")

@@ -177,8 +177,12 @@ def parse_root_size(text: str) -> int:
 
 
 def sfdisk_command(disk: str) -> list[str]:
-    """Return the command that takes `Layout.sfdisk_script`; the kernel need not know partitions."""
-    return ["sfdisk", "--quiet", "--no-tell-kernel", "--wipe=always", "--wipe-partitions=always", disk]
+    """Return the command that takes `Layout.sfdisk_script`.
+
+    The kernel need not know partitions; and the caller holds the disk, which sfdisk takes for somebody's use.
+    """
+    kernel = ["--no-reread", "--no-tell-kernel"]
+    return ["sfdisk", "--quiet", *kernel, "--wipe=always", "--wipe-partitions=always", disk]
 
 
 def mkfs_command(filesystem: Filesystem, device: str, *, uuid: str, label: str) -> list[str]:
@@ -193,16 +197,14 @@ def mkfs_command(filesystem: Filesystem, device: str, *, uuid: str, label: str) 
             return ["mkfs.btrfs", "-q", "-f", "-U", uuid, "-L", label, device]
 
 
-def mkfs_esp_command(disk: str, esp: Partition, *, sector_bytes: int, volume_id: str) -> list[str]:
-    """Return the command that makes the EFI system partition, in its place on the whole disk.
+def mkfs_esp_command(device: str, *, sector_bytes: int, volume_id: str) -> list[str]:
+    """Return the command that makes the file system of the EFI system partition.
 
     Args:
         volume_id: eight hexadecimal digits.
     """
-    # The offset counts sectors of the disk, the size blocks of 1 KiB.
-    offset, blocks = esp.start // sector_bytes, esp.size >> 10
-    size = ["-S", str(sector_bytes), f"--offset={offset}"]
-    return ["mkfs.fat", "-I", "-F", "32", "-n", ESP_LABEL, "-i", volume_id, *size, disk, str(blocks)]
+    size = ["-F", "32", "-S", str(sector_bytes)]
+    return ["mkfs.fat", "-I", *size, "-n", ESP_LABEL, "-i", volume_id, device]
 
 
 def _mib(count: int) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bootcd.install import system
 from bootcd.install.bootloader import BootPlace, install_bootloader
 from bootcd.install.esp import Esp
+from bootcd.install.grub import Method
 from bootcd.install.prepare import Prepared, image_of
 from bootcd.install.report import Reporter, Step
 from bootcd.install.settings import InstallSettings
 from bootcd.install.tools import run_tool
+from bootcd.model.errors import BackendFailed
 from bootcd.ostree.fetch import ImportProgress, to_its_end
 from bootcd.ostree.fresh import deploy_first, image_arguments, initialise
 from bootcd.ostree.importer import Importer
@@ -40,7 +43,7 @@ async def populate(
     stateroot = options.stateroot or settings.stateroot or _DEFAULT_STATEROOT
     append = settings.ostree.bls_append_except_default if settings.ostree else None
     sysroot = await asyncio.to_thread(
-        initialise, root, stateroot, append_except_default=append, fsverity=False
+        initialise, root, stateroot, append_except_default=append, fsverity=prepared.fsverity
     )
     commit = await _import(prepared, sysroot, reporter)
     reporter.step(Step.DEPLOY)
@@ -91,12 +94,24 @@ async def _import(prepared: Prepared, sysroot: Sysroot, reporter: Reporter) -> s
     return result.commit
 
 
-async def make_bootable(prepared: Prepared, place: BootPlace, esp: Esp | None, reporter: Reporter) -> None:
-    """Install the boot loader that was chosen."""
+async def make_bootable(
+    prepared: Prepared,
+    place: BootPlace,
+    esp: Esp | None,
+    reporter: Reporter,
+    *,
+    bootupd_works: bool = True,
+) -> None:
+    """Install the boot loader that was chosen; where bootupd turned out not to work, what it would copy."""
     reporter.step(Step.BOOTLOADER)
+    choice = prepared.choice
+    if choice.method is Method.BOOTUPD and not bootupd_works:
+        if not choice.efi_files:
+            raise BackendFailed("bootupd cannot be run, because this kernel shows no partitions of the disk")
+        choice = replace(choice, method=Method.READY)
     bootupd = prepared.settings.bootupd
     await install_bootloader(
-        prepared.choice,
+        choice,
         place,
         esp,
         machine=prepared.options.machine,

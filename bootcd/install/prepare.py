@@ -5,6 +5,7 @@ All of it comes before the first byte is written to the target.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from bootcd.engine.source import open_source
+from bootcd.host import process
 from bootcd.install.grub import Choice, Method, choose_bootloader
 from bootcd.install.report import Reporter, Step
 from bootcd.install.settings import Bootloader, InstallSettings, merge_files
@@ -25,9 +27,11 @@ from bootcd.oci.manifest import host_architecture
 from bootcd.oci.resolve import ResolvedImage
 from bootcd.ostree.fetch import OpenBlob
 from bootcd.ostree.image import Image, check_bootable
+from bootcd.ostree.prepare_root import CONFIG_PATHS, Composefs, composefs_of, makes_composefs
 from bootcd.ostreefmt.kargs import rust_architecture
 from bootcd.ostreefmt.origin import REGISTRY, SignaturePolicy, TrackedImage
 
+_MODPROBE_DEADLINE_SECS = 30
 _MKIMAGE = ("usr/bin/grub-mkimage", "usr/bin/grub2-mkimage", "usr/sbin/grub2-mkimage")
 
 
@@ -66,6 +70,8 @@ class Prepared:
     choice: Choice
     target: TrackedImage
     "What the system is to follow."
+    fsverity: bool
+    "Its files are sealed one by one."
 
 
 @asynccontextmanager
@@ -99,6 +105,7 @@ async def prepared(options: Options, reporter: Reporter) -> AsyncGenerator[Prepa
         survey = await survey_image(resolved.manifest, resolved.config, open_blob, on_layer=counted.add)
         survey.require_kernel(reference)
         _require_labels(survey, options)
+        fsverity = _wants_fsverity(survey, reference)
         if survey.below(BOUND_IMAGES):
             reporter.warning(f"{reference} has logically bound images, which are not installed")
         files = [*survey.settings_files(), *options.host_files]
@@ -107,7 +114,7 @@ async def prepared(options: Options, reporter: Reporter) -> AsyncGenerator[Prepa
             frozenset(survey.files),
             options.machine,
             options.bootloader or settings.bootloader,
-            bootupd_works=_kernel_knows_fat(),
+            bootupd_works=await _kernel_knows_fat(),
             reference=reference,
         )
         if choice.method is Method.MODULES and not survey.has(*_MKIMAGE):
@@ -115,7 +122,7 @@ async def prepared(options: Options, reporter: Reporter) -> AsyncGenerator[Prepa
         target = options.target
         if settings.enforce_container_sigpolicy:
             target = TrackedImage(target.transport, target.name, SignaturePolicy.CONTAINER_POLICY)
-        yield Prepared(options, resolved, open_blob, survey, settings, choice, target)
+        yield Prepared(options, resolved, open_blob, survey, settings, choice, target, fsverity)
 
 
 async def image_settings(source: TrackedImage, worker: WorkerSettings) -> InstallSettings:
@@ -136,9 +143,24 @@ def _require_labels(survey: Survey, options: Options) -> None:
         )
 
 
-def _kernel_knows_fat() -> bool:
-    # bootupd mounts the EFI system partition; we do not.
-    return "\tvfat\n" in Path("/proc/filesystems").read_text()
+def _wants_fsverity(survey: Survey, reference: str) -> bool:
+    config = next((survey.files[path] for path in CONFIG_PATHS if path in survey.files), None)
+    wanted = composefs_of(config or b"")
+    if wanted in (Composefs.NEEDED, Composefs.SEALED) and not makes_composefs():
+        raise Unsupported(
+            f"{reference} boots from composefs, which libostree of this machine cannot make",
+            hint="install it where libostree is 2024.7 or newer",
+        )
+    return wanted is Composefs.SEALED
+
+
+async def _kernel_knows_fat() -> bool:
+    """Whether bootupd can do its work: it mounts the EFI system partition, which we do not."""
+    try:
+        await process.run(["modprobe", "--quiet", "vfat"], deadline_secs=_MODPROBE_DEADLINE_SECS, limit=4096)
+    except (OSError, TimeoutError):
+        pass  # it may be built in
+    return "\tvfat\n" in await asyncio.to_thread(Path("/proc/filesystems").read_text)
 
 
 def image_of(tracked: TrackedImage, resolved: ResolvedImage) -> Image:

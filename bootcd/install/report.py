@@ -75,8 +75,7 @@ class Reporter:
         elif self._terminal:
             if first:
                 self.end_line()
-            self._stream.write(f"\r\x1b[K{_bar(_WORDS[step], done, total)}")
-            self._stream.flush()
+            self._write(f"\r\x1b[K{_bar(_WORDS[step], done, total)}")
             self._open_line = True
         elif first:
             self._text(_WORDS[step])
@@ -111,17 +110,22 @@ class Reporter:
 
     def end_line(self) -> None:
         if self._open_line:
-            self._stream.write("\n")
+            self._write("\n")
             self._open_line = False
 
     def _text(self, text: str) -> None:
         self.end_line()
-        self._stream.write(f"{text}\n")
-        self._stream.flush()
+        self._write(f"{text}\n")
 
     def _line(self, document: dict[str, Any]) -> None:
-        self._stream.write(json.dumps(document, ensure_ascii=False) + "\n")
-        self._stream.flush()
+        self._write(json.dumps(document, ensure_ascii=False) + "\n")
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):
+            pass  # nobody listens any more; the work goes on
 
 
 def _bar(words: str, done: int, total: int) -> str:

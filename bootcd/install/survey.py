@@ -33,7 +33,7 @@ _WANTED = re.compile(
     r"usr/lib/modules/[^/]+/(?:vmlinuz|initramfs\.img|[^/]+\.efi)"
     r"|boot/EFI/Linux/[^/]+\.efi"
     rf"|(?:{'|'.join(DIRECTORIES[:3])})/[^/]+\.toml"
-    rf"|{'|'.join(CONFIG_PATHS)}|usr/etc/ostree/prepare-root\.conf"
+    rf"|{'|'.join(CONFIG_PATHS)}"
     r"|(?:usr/)?etc/selinux/config|(?:usr/)?etc/selinux/[^/]+/policy/policy\.[0-9]+"
     r"|usr/s?bin/(?:bootupctl|grub2?-mkimage|zipl)"
     r"|usr/lib/bootupd/updates/.+"

@@ -26,6 +26,7 @@ from bootcd.install.layout import (
     ROOT_LABEL,
     Filesystem,
     Layout,
+    Partition,
     mkfs_command,
     mkfs_esp_command,
     plan_layout,
@@ -64,6 +65,11 @@ async def install_to_disk(options: Options, to: DiskOptions, reporter: Reporter)
         await require_empty(disk)
     async with prepared(options, reporter) as image:
         filesystem = _root_filesystem(to, image.settings)
+        if image.fsverity and filesystem is Filesystem.XFS:
+            raise InvalidArguments(
+                "xfs cannot seal files one by one, which the image wants",
+                hint="use --filesystem ext4 or btrfs",
+            )
         require_tools([f"mkfs.{filesystem}"])
         layout = plan_layout(
             disk.size,
@@ -89,37 +95,40 @@ async def _write(
     reporter.step(Step.FORMAT)
     root_uuid = str(uuid.uuid4())
     esp: Esp | None = None
-    if layout.esp is not None:
-        volume_id = os.urandom(4).hex()
-        command = mkfs_esp_command(
-            str(disk.path), layout.esp, sector_bytes=layout.sector_bytes, volume_id=volume_id
-        )
-        await run_tool(command, "make the EFI system partition")
-        esp = RawEsp(disk.path, layout.esp.start)
     async with AsyncExitStack() as stack:
-        device = stack.enter_context(
-            loop_device(
+
+        def device_of(partition: Partition) -> str:
+            loop = loop_device(
                 hold.descriptor,
-                offset=layout.root.start,
-                size=layout.root.size,
+                offset=partition.start,
+                size=partition.size,
                 sector_bytes=layout.sector_bytes,
                 name=str(disk.path),
             )
-        )
+            return stack.enter_context(loop)
+
+        if layout.esp is not None:
+            device = device_of(layout.esp)
+            volume_id = os.urandom(4).hex()
+            command = mkfs_esp_command(device, sector_bytes=layout.sector_bytes, volume_id=volume_id)
+            await run_tool(command, "make the EFI system partition")
+            esp = RawEsp(Path(device))
+        device = device_of(layout.root)
         command = mkfs_command(filesystem, device, uuid=root_uuid, label=ROOT_LABEL)
         await run_tool(command, "make the root file system")
         root = stack.enter_context(_mount_point())
         await stack.enter_async_context(mounted(device, root, "-t", filesystem.value))
         kargs = root_kargs(f"UUID={root_uuid}", image.settings)
+        shown = _with_partitions(stack, disk, hold) if image.choice.method is Method.BOOTUPD else ""
         place = BootPlace(
             root=root,
             deployment=await populate(image, root, kargs, reporter),
             boot_uuid=root_uuid,
             boot_filesystem=filesystem.value,
             separate_boot=False,
-            disk=_with_partitions(stack, disk, hold) if image.choice.method is Method.BOOTUPD else "",
+            disk=shown,
         )
-        await make_bootable(image, place, esp, reporter)
+        await make_bootable(image, place, esp, reporter, bootupd_works=bool(shown))
         reporter.step(Step.FINALIZE)
         await finalize(root)
     await asyncio.to_thread(os.fsync, hold.descriptor)
@@ -128,12 +137,18 @@ async def _write(
 
 
 def _with_partitions(stack: AsyncExitStack, disk: Disk, hold: _Hold) -> str:
-    """Have the kernel show the partitions, which bootupd looks for; returns the disk they are of."""
+    """Have the kernel show the partitions, which bootupd looks for.
+
+    Returns the disk they are of, or nothing if this kernel does not know such tables.
+    """
+    path = disk.path
     if disk.is_file:
-        return stack.enter_context(loop_device(hold.descriptor, partitions=True, name=str(disk.path)))
-    hold.release()
-    hold.show_partitions()
-    return str(disk.path)
+        loop = loop_device(hold.descriptor, partitions=True, name=str(disk.path))
+        path = Path(stack.enter_context(loop))
+    else:
+        hold.release()
+        hold.show_partitions()
+    return str(path) if any(Path(f"/sys/class/block/{path.name}").glob("*/partition")) else ""
 
 
 def _root_filesystem(to: DiskOptions, settings: InstallSettings) -> Filesystem:

@@ -257,7 +257,7 @@ async def _find_esp(root: Mount) -> Esp:
         command = ["blkid", "--probe", "--output", "value", "--match-tag", "PART_ENTRY_TYPE", str(device)]
         kind = (await run_tool(command, f"look at {device}")).decode().strip().lower()
         if kind == ESP_TYPE:
-            return RawEsp(device, 0)
+            return RawEsp(device)
     raise NotBootable(
         f"there is no EFI system partition on the disk of {root.point}",
         hint=f"mount one at {root.point}/boot/efi, or use --bootloader none",

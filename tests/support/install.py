@@ -124,6 +124,17 @@ def partition(disk: Path, mount_point: Path, start: int = ROOT_START, size: int 
         os.close(descriptor)
 
 
+@contextmanager
+def attached(disk: Path) -> Iterator[Path]:
+    """Have a file as a block device."""
+    descriptor = os.open(disk, os.O_RDWR)
+    try:
+        with loop_device(descriptor, name=str(disk)) as device:
+            yield Path(device)
+    finally:
+        os.close(descriptor)
+
+
 def esp_files(disk: Path, start: int = ESP_START) -> set[str]:
     """Return the paths of the files in an EFI system partition."""
     listed = subprocess.run(

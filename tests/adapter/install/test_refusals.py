@@ -6,8 +6,6 @@ import argparse
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ import pytest
 from bootcd.install.arguments import common_options, disk_options
 from bootcd.install.cli import build_parser
 from bootcd.install.layout import MIB
-from bootcd.install.loop import loop_device
 from bootcd.install.report import Reporter
 from bootcd.install.target import open_disk
 from bootcd.install.to_disk import install_to_disk
@@ -30,7 +27,8 @@ from bootcd.model.errors import (
     Unsupported,
     WrongState,
 )
-from tests.support.install import command, raw_disk, small_image, write_layout
+from bootcd.ostree.prepare_root import makes_composefs
+from tests.support.install import attached, command, raw_disk, small_image, write_layout
 from tests.support.oci_image import Entry, file, make_image, make_layer
 
 MARK = b"what was here before"
@@ -117,6 +115,11 @@ async def test_image_of_a_container_is_refused(marked: Path, tmp_path: Path) -> 
             id="with a policy",
         ),
         pytest.param(
+            [file("usr/lib/ostree/prepare-root.conf", b"[composefs]\nenabled = verity\n")],
+            *((InvalidArguments, "xfs") if makes_composefs() else (Unsupported, "composefs")),
+            id="with sealed files",
+        ),
+        pytest.param(
             [file("usr/lib/bootc/install/1.toml", b"[install]\nnot-known = 1\n")],
             InvalidConfig,
             "unknown key",
@@ -139,7 +142,7 @@ async def test_image_of_a_container_is_refused(marked: Path, tmp_path: Path) -> 
 async def test_image_that_asks_for_what_cannot_be_done_is_refused(
     layer: list[Entry], error: type[BootcdError], words: str, marked: Path, tmp_path: Path
 ) -> None:
-    found = await refused(marked, write_layout(small_image(layer), tmp_path / "layout"), *OPTIONS)
+    found = await refused(marked, write_layout(small_image(layer), tmp_path / "layout"), "--filesystem=xfs")
     assert isinstance(found, error), found
     assert words in found.message
 
@@ -216,17 +219,6 @@ async def test_what_is_no_disk_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none", Path("/dev/null")):
         with pytest.raises(InvalidArguments):
             open_disk(path, via_loopback=False)
-
-
-@contextmanager
-def attached(disk: Path) -> Iterator[Path]:
-    """Have a file as a block device."""
-    descriptor = os.open(disk, os.O_RDWR)
-    try:
-        with loop_device(descriptor, name=str(disk)) as device:
-            yield Path(device)
-    finally:
-        os.close(descriptor)
 
 
 async def test_file_that_is_attached_to_a_loop_device_is_refused(marked: Path, source: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from tests.support.install import (
     KERNEL,
     MIB,
     ROOT_START,
+    attached,
     await_detached,
     deployment_of,
     entry_of,
@@ -20,10 +23,13 @@ from tests.support.install import (
     esp_read,
     install,
     partition,
+    raw_disk,
     small_image,
     write_layout,
 )
 from tests.support.oci_image import directory, file
+from tests.support.os_image import OsImages
+from tests.support.tree import Tree, deployed, differences, scan_tree
 
 
 def output_of(*command: str | Path) -> str:
@@ -142,3 +148,39 @@ def test_configuration_is_printed_as_the_image_has_it(tmp_path: Path) -> None:
     assert json.loads(short)["filesystem"]["root"]["type"] == "xfs"
     assert "kargs" not in json.loads(short)
     assert json.loads(full)["kargs"] == ["a"]
+
+
+@pytest.mark.timeout(120)
+def test_block_device_is_installed_like_a_file(source: str, disk: Path, tmp_path: Path) -> None:
+    with attached(disk) as device:
+        install("to-disk", "--filesystem=ext4", "--source-imgref", source, device)
+        # Nobody holds it any more.
+        os.close(os.open(device, os.O_RDWR | os.O_EXCL))
+    assert esp_files(disk) == {"EFI/BOOT/BOOTX64.EFI"}
+    with partition(disk, tmp_path / "root") as root:
+        assert entry_of(root)["options"].startswith(f"root=UUID={uuid_of(disk)} ")
+
+
+@pytest.mark.timeout(240)
+def test_whole_operating_system_is_deployed_as_the_image_has_it(
+    os_images: OsImages, os_tree: Callable[[str], Tree], tmp_path: Path
+) -> None:
+    disk = raw_disk(tmp_path / "disk.img", 3072 * MIB)
+    install(
+        *("to-disk", "--via-loopback", "--filesystem=ext4", "--bootloader=none"),
+        *("--source-imgref", f"oci:{os_images.layout}:v1", disk),
+    )
+    await_detached(disk)
+    command = ["e2fsck", "-f", "-n", f"{disk}?offset={ROOT_START}"]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+    with partition(disk, tmp_path / "root") as root:
+        deployment = deployment_of(root)
+        found = scan_tree(deployment, without={"etc", "var", ".ostree.cfs"})
+        expected = {
+            path: entry
+            for path, entry in deployed(os_tree("v1"), factory_var=True).items()
+            if path != "var" and not path.startswith("var/")
+        }
+        assert differences(expected, found)[:10] == []
+        assert os_images.kernel in entry_of(root)["linux"]

@@ -72,3 +72,14 @@ def test_quiet_tells_warnings_and_errors_only() -> None:
     assert stream.getvalue() == ""
     reporter.warning("look out")
     assert stream.getvalue() == "warning: look out\n"
+
+
+class Closed(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_nobody_who_listens_stops_nothing() -> None:
+    reporter = Reporter(Closed(), json_lines=True)
+    reporter.step(Step.IMPORT, 1, 2)
+    reporter.done("image", "sha256:1")
