@@ -91,6 +91,11 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"where IMAGE is: {', '.join(TRANSPORTS)} (default: registry)",
     )
     switch.add_argument(
+        "--enforce-container-sigpolicy",
+        action="store_true",
+        help="from now on, refuse images the signature policy accepts unsigned",
+    )
+    switch.add_argument(
         "image",
         metavar="IMAGE",
         help="image reference, such as quay.io/example/os:1, or a path, as in --transport oci /mnt/os:1",

@@ -93,6 +93,7 @@ async def _job(client: Client, options: Namespace, terminal: Terminal) -> int:
         transport=asked.get("transport", ""),
         download_only=asked.get("download_only", False),
         apply=asked.get("apply", False),
+        enforce_container_sigpolicy=asked.get("enforce_container_sigpolicy", False),
     )
     if options.no_wait:
         job = job_document(path, await client.get_all(path, JOB))

@@ -148,6 +148,10 @@ class Worker(_Section):
     runner: RunnerKind = RunnerKind.AUTO
 
 
+class Trust(_Section):
+    accept_unnamed_signatures: bool = False
+
+
 class HostOptions(_Section):
     sysroot: _AbsolutePath = "/"
 
@@ -157,6 +161,7 @@ class Config(_Section):
 
     updates: Updates = Updates()
     registry: Registry = Registry()
+    trust: Trust = Trust()
     worker: Worker = Worker()
     host: HostOptions = HostOptions()
 
@@ -177,6 +182,7 @@ class Config(_Section):
             stall_timeout_secs=self.registry.stall_timeout.total_seconds(),
             retries=self.registry.retries,
             memory_bytes=self.worker.memory,
+            accept_unnamed_signatures=self.trust.accept_unnamed_signatures,
         )
 
 

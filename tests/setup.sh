@@ -11,6 +11,7 @@ die() { say "setup: $*"; exit 1; }
 packages=(
   gir1.2-ostree-1.0 ostree python3-gi python3-systemd python3-venv  # the product's own needs
   dbus-daemon openssl polkitd systemd docker-registry skopeo podman # real counterparts in the tests
+  gpg gpg-agent gpgv                                                # signatures
   mmdebstrap zstd                                                   # the test operating system
   podman                                                            # the store of bound images
   policycoreutils                                                   # Debian's SELinux policy, built for a test
@@ -47,6 +48,11 @@ if [ ${#missing[@]} -gt 0 ]; then
   if [[ " ${missing[*]} " = *" docker-registry "* && -d /run/systemd/system ]]; then
     systemctl disable --quiet --now docker-registry.service >/dev/null 2>&1 || true
   fi
+fi
+
+if [ ! -x .cache/signing/bin/skopeo ]; then
+  say "setup: fetching cosign and a newer skopeo from Debian testing into .cache"
+  tests/signing-tools.sh >&2 || die "the tools that sign images could not be fetched, for the reasons above"
 fi
 
 stamp=.venv/.bootcd-setup

@@ -43,7 +43,7 @@ _bootcctl() {
         check | apply) words="$common --no-wait" ;;
         upgrade) words="$common --check --download-only --apply --no-wait --progress-fd" ;;
         switch)
-            words="$common --transport --download-only --apply --no-wait --progress-fd"
+            words="$common --transport --enforce-container-sigpolicy --download-only --apply --no-wait --progress-fd"
             if [[ $current != -* && " ${COMP_WORDS[*]} " == *" --transport "* ]]; then
                 compopt -o filenames
                 mapfile -t COMPREPLY < <(compgen -f -- "$current")

@@ -34,6 +34,7 @@ complete -c bootcctl -n '__fish_seen_subcommand_from status' -l booted -d 'The b
 complete -c bootcctl -n '__fish_seen_subcommand_from switch' -l transport -x -a 'registry oci oci-archive docker-archive dir containers-storage' -d 'Where the image is'
 complete -c bootcctl -n '__fish_seen_subcommand_from switch' -F
 complete -c bootcctl -n '__fish_seen_subcommand_from upgrade' -l check -d 'Only look'
+complete -c bootcctl -n '__fish_seen_subcommand_from switch' -l enforce-container-sigpolicy -d 'Refuse images that may come unsigned'
 complete -c bootcctl -n '__fish_seen_subcommand_from upgrade switch' -l download-only -d 'Stage it locked'
 complete -c bootcctl -n '__fish_seen_subcommand_from upgrade switch rollback' -l apply -d 'Reboot into it now'
 complete -c bootcctl -n '__fish_seen_subcommand_from check upgrade switch rollback apply cancel' -l no-wait -d 'Return at once'

@@ -202,7 +202,12 @@ MANAGER = Interface.of(
         "Switch",
         (Argument("image", "s"), _OPTIONS),
         (_JOB,),
-        options={"transport": "s", "download-only": "b", "apply": "b"},
+        options={
+            "transport": "s",
+            "download-only": "b",
+            "apply": "b",
+            "enforce-container-sigpolicy": "b",
+        },
         action="switch",
     ),
     Method("Rollback", (_OPTIONS,), (_JOB,), options={"apply": "b"}, action="rollback"),

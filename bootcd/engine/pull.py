@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,14 @@ from bootcd.engine.lock import lock, locked
 from bootcd.engine.notes import release_notes
 from bootcd.engine.protocol import Report
 from bootcd.engine.source import ImageSource, open_source
+from bootcd.engine.trust import Trust
 from bootcd.host import selinux
 from bootcd.host.clock import Clock
-from bootcd.host.files import read_bounded
 from bootcd.model.errors import (
-    BackendFailed,
     BootcdError,
     Busy,
     InvalidManifest,
     ReadOnlyHost,
-    SignatureRejected,
     Unsupported,
 )
 from bootcd.model.job import (
@@ -42,10 +41,10 @@ from bootcd.model.job import (
     Progress,
     WorkerSettings,
 )
+from bootcd.model.trust import Verdict
 from bootcd.oci.manifest import host_architecture, parse_timestamp
 from bootcd.oci.reference import parse_reference
 from bootcd.oci.resolve import ResolvedImage
-from bootcd.oci.trust import accepts_all_unsigned, accepts_unsigned
 from bootcd.ostree.boundimages import read_bound_images
 from bootcd.ostree.fetch import ImportProgress, LayerCount
 from bootcd.ostree.garbage import drop_unused_refs
@@ -58,8 +57,6 @@ from bootcd.podman import BoundImageStore
 
 log = logging.getLogger(__name__)
 
-POLICY_FILE = "etc/containers/policy.json"
-_POLICY_LIMIT = 1 << 20
 _REPORT_INTERVAL_SECS = 0.2
 _ID_CHARACTERS = 21
 "Of a layer's digest, as bootc tells it."
@@ -71,6 +68,7 @@ class Pulls:
         self._settings = settings
         self._clock = clock
         self._root = Path(settings.sysroot)
+        self._trust = Trust(settings, clock)
 
     def prepare_check(self, _: JobRequest) -> None:
         self._require_allowed(self._sysroot.tracked_image())
@@ -98,8 +96,9 @@ class Pulls:
             resolved = await self._resolve(source)
             if resolved.digest in self._digests(self._sysroot.newest):
                 return Outcome(state=JobState.DONE)
+            verdict = await self._trust.judge(tracked, source, resolved)
             notes = await release_notes(source, resolved)
-        image = _image(tracked, resolved)
+        image = _image(tracked, resolved, verdict)
         check_bootable(image)
         await self._note_update(image)
         update = self._describe(tracked, image).model_copy(update={"has_notes": bool(notes)})
@@ -143,15 +142,16 @@ class Pulls:
                     return Outcome(state=JobState.DONE)
             resolved = await self._resolve(source)
             staged, booted = self._sysroot.staged, self._sysroot.booted
-            if staged is not None and self._sysroot.image_digest(staged) == resolved.digest:
-                return await self._relock(request, tracked, resolved, report)
             if (
                 staged is None
                 and booted is not None
                 and self._sysroot.image_digest(booted) == resolved.digest
             ):
                 return Outcome(state=JobState.DONE)
-            return await self._take(request, source, tracked, resolved, report)
+            verdict = await self._trust.judge(tracked, source, resolved)
+            if staged is not None and self._sysroot.image_digest(staged) == resolved.digest:
+                return await self._relock(request, tracked, resolved, verdict, report)
+            return await self._take(request, source, tracked, resolved, verdict, report)
 
     async def switch(self, request: JobRequest, report: Report) -> Outcome:
         report(Progress(phase=Phase.RESOLVE))
@@ -159,19 +159,25 @@ class Pulls:
         self._require_allowed(tracked)
         async with open_source(tracked, self._settings) as source:
             resolved = await self._resolve(source)
+            verdict = await self._trust.judge(tracked, source, resolved)
             newest = self._sysroot.newest
             same = newest is not None and self._sysroot.image(newest) == tracked
             if same and self._sysroot.image_digest(newest) == resolved.digest:
                 if self._sysroot.staged is not None:
-                    return await self._relock(request, tracked, resolved, report)
+                    return await self._relock(request, tracked, resolved, verdict, report)
                 return Outcome(state=JobState.DONE)
-            return await self._take(request, source, tracked, resolved, report)
+            return await self._take(request, source, tracked, resolved, verdict, report)
 
     async def _relock(
-        self, request: JobRequest, tracked: TrackedImage, resolved: ResolvedImage, report: Report
+        self,
+        request: JobRequest,
+        tracked: TrackedImage,
+        resolved: ResolvedImage,
+        verdict: Verdict,
+        report: Report,
     ) -> Outcome:
         """The wanted image is staged already: only whether a reboot applies it may change."""
-        update = self._describe(tracked, _image(tracked, resolved))
+        update = self._describe(tracked, _image(tracked, resolved, verdict))
         if self._sysroot.is_staged_locked() == request.download_only:
             return Outcome(state=JobState.DONE, update=update)
         report(Progress(phase=Phase.STAGE, cancellable=False))
@@ -184,9 +190,10 @@ class Pulls:
         source: ImageSource,
         tracked: TrackedImage,
         resolved: ResolvedImage,
+        verdict: Verdict,
         report: Report,
     ) -> Outcome:
-        image = _image(tracked, resolved)
+        image = _image(tracked, resolved, verdict)
         check_bootable(image)
         async with lock(self._sysroot):
             self._require_unchanged(request, tracked)
@@ -264,21 +271,21 @@ class Pulls:
     def _switch_target(self, request: JobRequest) -> TrackedImage:
         registry = request.transport == REGISTRY
         name = str(parse_reference(request.image)) if registry else request.image
-        return TrackedImage.unverified(request.transport, name)
+        target = TrackedImage.unverified(request.transport, name)
+        if request.enforce_container_sigpolicy:
+            return replace(target, signature=SignaturePolicy.CONTAINER_POLICY)
+        return target
 
     def _require_allowed(self, tracked: TrackedImage) -> None:
         """Refuse an image this host may not run.
 
         Raises:
             Unsupported: it cannot be read, or this host needs what is not built yet.
-            SignatureRejected: the host wants signatures of it.
+            SignatureRejected: no signature could make the host's policy let it in.
+            InvalidConfig: the policy is malformed or missing.
         """
         open_source(tracked, self._settings)
-        if tracked.signature is not SignaturePolicy.UNVERIFIED or not self._accepts_unsigned(tracked):
-            raise SignatureRejected(
-                f"this host wants {tracked.name} signed, and signatures cannot be verified yet",
-                hint="use bootc for this image for now",
-            )
+        self._trust.require_possible(tracked)
 
     def _require_labelling(self) -> None:
         """Refuse to begin where the files of another system could not be labelled in the end."""
@@ -287,17 +294,6 @@ class Pulls:
                 "SELinux of this host does not let this service write labels that its policy does not know",
                 hint="label /usr/bin/bootcd-worker as /usr/bin/ostree is labelled, see bootcd(8)",
             )
-
-    def _accepts_unsigned(self, tracked: TrackedImage) -> bool:
-        try:
-            data = read_bounded(self._root / POLICY_FILE, _POLICY_LIMIT)
-        except FileNotFoundError:
-            return True
-        except OSError as error:
-            raise BackendFailed(f"/{POLICY_FILE} cannot be read") from error
-        if tracked.transport != REGISTRY:
-            return accepts_all_unsigned(data, tracked.transport)
-        return accepts_unsigned(data, parse_reference(tracked.name))
 
     async def _resolve(self, source: ImageSource) -> ResolvedImage:
         architecture, variant = host_architecture(os.uname().machine)
@@ -311,6 +307,7 @@ class Pulls:
             version=image.config.version or "",
             created=parse_timestamp(image.config.timestamp),
             download_bytes=sum(layer.size for layer in missing_layers(self._sysroot.repository, image)),
+            trust=image.verdict,
         )
 
 
@@ -331,7 +328,7 @@ async def _ticking(action: Callable[[], None]) -> AsyncGenerator[None, None]:
         ticker.cancel()
 
 
-def _image(tracked: TrackedImage, resolved: ResolvedImage) -> Image:
+def _image(tracked: TrackedImage, resolved: ResolvedImage, verdict: Verdict) -> Image:
     return Image(
         reference=tracked.image_ref_name,
         digest=resolved.digest,
@@ -340,6 +337,7 @@ def _image(tracked: TrackedImage, resolved: ResolvedImage) -> Image:
         manifest_json=_text(resolved.manifest_bytes),
         config=resolved.config,
         config_json=_text(resolved.config_bytes),
+        verdict=verdict,
     )
 
 

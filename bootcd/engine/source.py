@@ -6,11 +6,11 @@ Transports: containers-transports(5).
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from bootcd import __version__
 from bootcd.model.errors import Unsupported
@@ -18,6 +18,9 @@ from bootcd.model.job import WorkerSettings
 from bootcd.oci.manifest import Descriptor
 from bootcd.oci.reference import ImageReference, parse_reference
 from bootcd.oci.resolve import ResolvedImage
+from bootcd.oci.trust.attachment import Attachment
+from bootcd.oci.trust.registriesd import SignatureStorage
+from bootcd.oci.trust.scopes import registry_scopes
 from bootcd.ostreefmt.origin import REGISTRY, TrackedImage
 from bootcd.registry.certificates import CERTIFICATE_DIRS, Certificates
 from bootcd.registry.client import RegistryClient
@@ -25,6 +28,7 @@ from bootcd.registry.configuration import load_registries
 from bootcd.registry.credentials import load_credentials
 from bootcd.registry.failures import Target
 from bootcd.registry.notes import release_notes
+from bootcd.registry.signatures import attached_signatures, lookaside_signatures
 from bootcd.transports.source import TRANSPORTS, open_local
 
 
@@ -47,6 +51,19 @@ class ImageSource(Protocol):
 
         A reader that may stop early wraps it into `contextlib.aclosing`.
         """
+        ...
+
+
+@runtime_checkable
+class SignedSource(Protocol):
+    """A source that can hold signatures of its image; the others hold none."""
+
+    async def simple_signatures(self, digest: str, storage: SignatureStorage) -> Sequence[bytes]:
+        """Return OpenPGP messages that may be signatures of the manifest `digest`."""
+        ...
+
+    async def attached_signatures(self, digest: str, storage: SignatureStorage) -> Sequence[Attachment]:
+        """Return what is attached to the manifest `digest`, if the host wants that looked for."""
         ...
 
 
@@ -117,3 +134,12 @@ class _RegistrySource:
 
     async def release_notes(self, digest: str) -> str:
         return await release_notes(self.client, self.reference, digest)
+
+    async def simple_signatures(self, digest: str, storage: SignatureStorage) -> Sequence[bytes]:
+        base = storage.lookaside(registry_scopes(self.reference))
+        return await lookaside_signatures(self.client, self.reference, digest, base)
+
+    async def attached_signatures(self, digest: str, storage: SignatureStorage) -> Sequence[Attachment]:
+        if not storage.attachments(registry_scopes(self.reference)):
+            return []
+        return await attached_signatures(self.client, self.reference, digest)

@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from bootcd.model.errors import ErrorInfo
+from bootcd.model.trust import Verdict
 
 UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 
@@ -78,6 +79,10 @@ class WorkerSettings(_Document):
     "Where registries that asked to be left alone are remembered; empty for nowhere."
     stall_timeout_secs: float = Field(default=60.0, gt=0)
     retries: int = Field(default=5, ge=0, le=20)
+    containers_root: str = "/"
+    "Below it is etc/containers of the host that runs the job, whose policy counts whatever the sysroot."
+    accept_unnamed_signatures: bool = False
+    "Take a signature that names no image for any image of that manifest."
     memory_bytes: int = Field(default=64 << 20, ge=8 << 20)
     "Bound of all buffers between network and disk, whatever the size of image, layer or file."
 
@@ -93,6 +98,8 @@ class JobOptions(_Document):
     "upgrade, switch: stage locked, so that a reboot does not apply it yet."
     apply: bool = False
     "upgrade, switch, rollback: reboot into the result if anything changed."
+    enforce_container_sigpolicy: bool = False
+    "switch: from now on, refuse images whose scope of the signature policy accepts anything."
 
 
 class JobRequest(JobOptions):
@@ -152,6 +159,8 @@ class ImageUpdate(_Document):
     "Compressed bytes not here yet; -1 if unknown."
     has_notes: bool = False
     "check: release notes were found."
+    trust: Verdict | None = None
+    "Why it is let in; None if that was not asked yet."
 
 
 class Outcome(_Document):

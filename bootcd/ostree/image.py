@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from bootcd.model.errors import InvalidManifest, NotBootable
+from bootcd.model.trust import Verdict
 from bootcd.oci.manifest import Descriptor, ImageConfig, ImageManifest
 from bootcd.ostree.repository import Repository
 from bootcd.ostreefmt.metadata import IMPORTER_VERSION
@@ -35,6 +36,8 @@ class Image:
     config_json: str
     index_digest: str = ""
     "Digest of the index the manifest was chosen from, if it came from one."
+    verdict: Verdict | None = None
+    "Why the host's signature policy lets it in."
 
 
 class Role(Enum):

@@ -28,7 +28,7 @@ from bootcd.ostree.repository import Repository
 from bootcd.ostree.sepolicy import Policy, read_policy
 from bootcd.ostree.store import ObjectStore, require_space
 from bootcd.ostree.tree import Directory, merge, write_tree
-from bootcd.ostreefmt.metadata import merge_commit_metadata
+from bootcd.ostreefmt.metadata import TRUST, merge_commit_metadata
 from bootcd.ostreefmt.refs import blob_ref, image_ref
 
 _EMPTIED_BY_HOST = ("usr/etc/hostname", "usr/etc/resolv.conf")
@@ -134,6 +134,8 @@ class Importer:
             metadata = merge_commit_metadata(image.digest, image.manifest_json, image.config_json)
             if image.index_digest:
                 metadata[INDEX_DIGEST_KEY] = image.index_digest
+            if image.verdict:
+                metadata[TRUST] = image.verdict.model_dump_json()
             refs[image_ref(image.reference)] = repository.write_commit(
                 store,
                 contents=contents,

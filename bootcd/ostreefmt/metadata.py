@@ -24,6 +24,9 @@ IMPORTER_VERSION = "ostree.importer.version"
 DERIVED_BASE = "bootc.derived"
 "Written by others on commits built on the host: the base commit that must be kept for them."
 
+TRUST = "bootcd.trust"
+"Ours, of an image's commit: why the signature policy let the image in, `bootcd.model.trust.Verdict`."
+
 CACHED_MANIFEST_DIGEST = "ostree-ext.cached.manifest-digest"
 CACHED_MANIFEST = "ostree-ext.cached.manifest"
 CACHED_CONFIG = "ostree-ext.cached.config"

@@ -45,6 +45,7 @@ from bootcd.registry.certificates import Certificates
 from bootcd.registry.credentials import Credentials
 from bootcd.registry.failures import Target
 from bootcd.registry.pauses import Pauses
+from bootcd.registry.retry import Attempts
 from bootcd.registry.route import Route, Tries
 from bootcd.registry.tokens import Authorizer
 from bootcd.registry.transport import Answer, Transport
@@ -196,6 +197,24 @@ class RegistryClient:
                     return await answer.read(MAX_MANIFEST_BYTES)
             except BootcdError as error:
                 await tries.failed(error)
+
+    async def elsewhere(self, reference: ImageReference, url: URL, limit: int) -> bytes | None:
+        """Fetch what belongs to an image from a server of another name, without a credential.
+
+        None if the server has nothing there. Of at most `limit` bytes.
+        """
+        target = Target(reference, host=url.authority)
+        attempts = Attempts(self._retries, self._chance, self._sleep)
+        while True:
+            try:
+                async with self._transport.request("GET", url, target) as answer:
+                    if answer.status in (404, 410):
+                        return None
+                    if answer.status != 200:
+                        raise await answer.failure()
+                    return await answer.read(limit)
+            except BootcdError as error:
+                await attempts.failed(error)
 
     def _tries(self, reference: ImageReference, blob: str = "") -> Tries:
         route = self._routes.get(reference)

@@ -242,6 +242,10 @@ class Machine:
         if (release := entry.deployment / "usr/lib/os-release").exists():
             (self.directory / "shim/lib").mkdir(exist_ok=True)
             shutil.copy(release, self.directory / "shim/lib/os-release")
+        # What a distribution ships with containers-common; a file in /etc replaces it.
+        policy = self.directory / "shim/share/containers/policy.json"
+        policy.parent.mkdir(parents=True, exist_ok=True)
+        policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
         cmdline = self.directory / "cmdline"
         cmdline.write_text(f"BOOT_IMAGE={entry.linux} {' '.join(entry.options)}\n")
         usr = [*([self._overlay] if self._overlay else []), self.directory / "shim", Path("/usr")]

@@ -95,15 +95,18 @@ class Registry:
         else:
             for digest, blob in image.blobs.items():
                 await self.push_blob(repository, digest, blob)
-        reference = tag or image.digest
+        await self.push_manifest(repository, tag or image.digest, image.manifest, image.media_type)
+        return image.digest
+
+    async def push_manifest(self, repository: str, reference: str, manifest: bytes, media_type: str) -> None:
+        """Upload a manifest or index as it is; what it names has to be there."""
         await self._send(
             "PUT",
             f"/v2/{repository}/manifests/{reference}",
             repository=repository,
-            data=image.manifest,
-            headers={"Content-Type": image.media_type},
+            data=manifest,
+            headers={"Content-Type": media_type},
         )
-        return image.digest
 
     async def push_blob(self, repository: str, digest: str, blob: bytes) -> None:
         location = await self._send("POST", f"/v2/{repository}/blobs/uploads/", repository=repository)

@@ -36,6 +36,8 @@ parallel-per-registry = 2
 max-bandwidth = "512K"
 stall-timeout = "5s"
 retries = 0
+[trust]
+accept-unnamed-signatures = true
 [worker]
 memory = "128M"
 runner = "subprocess"
@@ -83,6 +85,7 @@ def test_config_of_every_key_reaches_rules_and_worker_settings() -> None:
         stall_timeout_secs=5.0,
         retries=0,
         memory_bytes=128 << 20,
+        accept_unnamed_signatures=True,
     )
 
 
