@@ -22,6 +22,7 @@ SERVICE = "org.bootcd1"
 ROOT = "/org/bootcd1"
 MANAGER = "org.bootcd1.Manager"
 JOB = "org.bootcd1.Job"
+DEPLOYMENT = "org.bootcd1.Deployment"
 
 CONNECT_SECS = 5.0
 CALL_SECS = 30.0

@@ -72,8 +72,15 @@ def ended_job_properties(entry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def service_document(properties: dict[str, Any], active_job: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Make the document of the service, of the same shape as the file service.json."""
+def service_document(
+    properties: dict[str, Any],
+    active_job: dict[str, Any] | None = None,
+    signatures: dict[str, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Make the document of the service, of the same shape as the file service.json.
+
+    `signatures` are the properties Signature of deployments, by the deployment's id.
+    """
     get = properties.get
     action, reason, when = get("NextAction", ("", "", 0))
     return {
@@ -82,9 +89,9 @@ def service_document(properties: dict[str, Any], active_job: dict[str, Any] | No
         "state": get("State", ""),
         "state-since": get("StateSince", 0),
         "generation": get("Generation", 0),
-        "booted": _deployment_id(get("Booted", "/")),
-        "staged": _deployment_id(get("Staged", "/")),
-        "rollback": _deployment_id(get("Rollback", "/")),
+        "booted": deployment_id(get("Booted", "/")),
+        "staged": deployment_id(get("Staged", "/")),
+        "rollback": deployment_id(get("Rollback", "/")),
         "active-job": {key: active_job[key] for key in ("uuid", "number", "kind")} if active_job else None,
         "reboot-required": get("RebootRequired", False),
         "last-check": get("LastCheck", 0),
@@ -92,10 +99,11 @@ def service_document(properties: dict[str, Any], active_job: dict[str, Any] | No
         "available": get("AvailableUpdate") or None,
         "mode": get("Mode", ""),
         "next-action": {"action": action, "reason": reason, "when": when},
+        "signatures": signatures or {},
     }
 
 
-def _deployment_id(path: str) -> str:
+def deployment_id(path: str) -> str:
     if not path.startswith(DEPLOYMENT_PREFIX):
         return ""
     return path.removeprefix(DEPLOYMENT_PREFIX).replace("_", ".", 1)

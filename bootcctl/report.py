@@ -37,6 +37,7 @@ def render_status(
         queued = status.get("rollbackQueued")
         roles.insert(0, ("Staged", "staged", "comes at the next boot"))
         roles.append(("Rollback", "rollback", "comes at the next boot" if queued else ""))
+    signatures = service.get("signatures") or {}
     found = False
     for title, key, remark in roles:
         entry = status.get(key)
@@ -45,6 +46,8 @@ def render_status(
             if entry.get("downloadOnly"):
                 remark = "locked: comes with bootcctl apply"
             rows = _deployment_rows(title, entry, remark, now, style, verbose=verbose)
+            if trust := _trust(signatures.get(_id(entry)), now, style):
+                rows.append(("  Trust", trust))
             if entry is status.get("booted"):
                 rows += _booted_rows(status)
             if booted_only or not _same_digest(available, entry.get("cachedUpdate")):
@@ -149,6 +152,27 @@ def _deployment_rows(
     if marks:
         rows.append(("  Note", "; ".join(marks)))
     return rows + (_verbose_rows(entry) if verbose else [])
+
+
+def _id(entry: dict[str, Any]) -> str:
+    ostree = entry.get("ostree") or {}
+    return f"{ostree.get('checksum')}.{ostree.get('deploySerial')}"
+
+
+def _trust(signature: dict[str, Any] | None, now: float, style: Style) -> str:
+    """Say why an image was let in; nothing if the service does not know."""
+    if not signature:
+        return ""
+    scope = clean(signature.get("scope", ""))
+    if not signature.get("verified"):
+        return style.paint("not signed", "33") + f", the policy accepts that (scope {scope})"
+    who = clean(signature.get("signer") or "") or f"key {_short(clean(signature.get('key', '')))}"
+    parts = [f"signed by {who}"]
+    if identity := clean(signature.get("identity") or ""):
+        parts.append(f"as {identity}")
+    if signature.get("time"):
+        parts.append(_ago(signature["time"], now))
+    return ", ".join(parts) + f" (scope {scope})"
 
 
 def _version_of(image: dict[str, Any], now: float) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bootcctl import exitcodes
-from bootcctl.client import JOB, MANAGER, ROOT, Client, may_ask_person
-from bootcctl.documents import ENDED, JOB_PREFIX, job_document, service_document
+from bootcctl.client import DEPLOYMENT, JOB, MANAGER, ROOT, Client, may_ask_person
+from bootcctl.documents import ENDED, JOB_PREFIX, deployment_id, job_document, service_document
 from bootcctl.exitcodes import Failure, error_kind
 from bootcctl.follow import Detached, JobFollower
 from bootcctl.monitor import monitor
@@ -60,7 +60,12 @@ async def _status(client: Client, options: Namespace, terminal: Terminal) -> int
     active, job = properties.get("ActiveJob", "/"), None
     if active != "/":
         job = await _job_if_there(client, active)
-    print_status(options, terminal, host, service_document(properties, job), job)
+    signatures = {}
+    for role in ("Booted", "Staged", "Rollback"):
+        if (path := properties.get(role, "/")) != "/":
+            shown = await client.get_all(path, DEPLOYMENT)
+            signatures[deployment_id(path)] = shown.get("Signature", {})
+    print_status(options, terminal, host, service_document(properties, job, signatures), job)
     return exitcodes.DONE
 
 

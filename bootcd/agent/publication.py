@@ -12,6 +12,8 @@
     available               null, or: image, transport, digest, version, created,
                             download-size (bytes, -1 unknown), has-notes
     next-action             action (empty for none), reason, when
+    signatures              of booted, staged and rollback, by id: scope, verified, method, key, signer,
+                            identity, time (microseconds, 0 unknown); empty if another program deployed it
 
 Both are world-readable, replaced as a whole, and only when their content changed.
 """
@@ -30,6 +32,7 @@ from bootcd.agent.snapshot import Snapshot
 from bootcd.host.files import write_atomic
 from bootcd.model.host import BootEntry
 from bootcd.model.job import JobRecord
+from bootcd.model.trust import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +68,20 @@ def render_service(snapshot: Snapshot, active: JobRecord | None) -> bytes:
         },
         "mode": snapshot.mode,
         "next-action": {"action": action.action, "reason": action.reason, "when": _usec(action.when)},
+        "signatures": {
+            id: _signature(snapshot.details[id].trust)
+            for id in map(_id, (host.booted, host.staged, host.rollback))
+            if id in snapshot.details
+        },
     }
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _signature(verdict: Verdict | None) -> dict[str, Any]:
+    if verdict is None:
+        return {}
+    facts = verdict.model_dump(exclude={"time"})
+    return facts | {"verified": verdict.verified, "time": _usec(verdict.time)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,7 +235,7 @@ class Service:
                 )
         self._step(observe(host))
         self._publication.offer(self._runtime / "status.json", text.encode())
-        self._refresh(host=host, host_json=text, details=report.deployments)
+        self._refresh(host=host, host_json=text, details=report.deployments, trust=report.trust)
 
     async def _settle(self, _: JobRecord) -> None:
         await self._watcher.look()

@@ -13,6 +13,7 @@ from bootcd.jobs.events import JobAdded, JobChanged, JobForgotten
 from bootcd.model.host import Host
 from bootcd.model.job import ImageUpdate
 from bootcd.model.report import DeploymentDetails
+from bootcd.model.trust import TrustPolicy
 
 __all__ = ["Change", "JobAdded", "JobChanged", "JobForgotten", "NextAction", "Snapshot", "SnapshotChanged"]
 
@@ -39,6 +40,8 @@ class Snapshot:
     host_json: str = ""
     details: Mapping[str, DeploymentDetails] = field(default_factory=dict)
     "Of the deployments of `host`, by their id."
+    trust: TrustPolicy = field(default_factory=TrustPolicy)
+    "What the signature policy says of the image the host tracks."
     active_job: str = ""
     "Uuid of the job at work, or empty."
     reboot_required: bool = False

@@ -45,6 +45,8 @@ class Call:
     method: Method
     arguments: tuple[Any, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    action: str = ""
+    "Last part of the polkit action that was asked for; root is not asked."
 
     @property
     def requester(self) -> Requester:
@@ -64,7 +66,11 @@ class _Served:
 
 
 class Dispatcher:
-    """Serves the calls of one connection; `owner_of` names the user a job path belongs to."""
+    """Serves the calls of one connection.
+
+    `owner_of` names the user a job path belongs to, `verified` tells whether the image the host tracks
+    comes in with a signature only.
+    """
 
     def __init__(
         self,
@@ -72,11 +78,13 @@ class Dispatcher:
         tree: ObjectTree,
         handlers: Handlers,
         owner_of: Callable[[str], int | None],
+        verified: Callable[[], bool],
     ) -> None:
         self._connection = connection
         self._tree = tree
         self._handlers = handlers
         self._owner_of = owner_of
+        self._verified = verified
         self._callers = Callers(connection)
         self._authority = Authority(connection)
         self._served: dict[str, list[_Served]] = {}
@@ -182,7 +190,10 @@ class Dispatcher:
                 raise ProtocolError("LimitsExceeded", "too many calls of this user are being served")
             uid = caller.uid
             self._users[uid] += 1
-            call = Call(str(message.path), caller, method, arguments, options)
+            action = method.action
+            if method.unverified_action and not self._verified():
+                action = method.unverified_action
+            call = Call(str(message.path), caller, method, arguments, options, action)
             if method.action:
                 await self._authorise(message, method, call)
                 self._commit(caller.sender)
@@ -209,7 +220,7 @@ class Dispatcher:
             details["image"] = (
                 call.arguments[0] if transport == "registry" else f"{transport}:{call.arguments[0]}"
             )
-        actions = [method.action]
+        actions = [call.action]
         if call.options.get("apply") and method.action != "apply":
             actions.append("apply")
         interactive = bool(message.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)

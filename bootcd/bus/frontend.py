@@ -29,6 +29,7 @@ class Frontend:
 
     def __init__(self, service: UpdateService, address: str | None = None) -> None:
         self._address = address
+        self._service = service
         self._connection: Connection | None = None
         self._dispatcher: Dispatcher | None = None
         self._tree = ObjectTree(ROOT_PATH, self._emit, self._is_congested)
@@ -65,7 +66,13 @@ class Frontend:
         connection = await Connection.open(
             self._address, on_message=self._receive, on_drained=self._tree.flush
         )
-        self._dispatcher = Dispatcher(connection, self._tree, self._handlers, self._publisher.owner_of)
+        self._dispatcher = Dispatcher(
+            connection,
+            self._tree,
+            self._handlers,
+            self._publisher.owner_of,
+            lambda: self._service.snapshot.trust.verifies,
+        )
         self._connection = connection
         try:
             await connection.own(SERVICE_NAME)

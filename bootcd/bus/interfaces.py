@@ -18,6 +18,7 @@ from bootcd.model.errors import ErrorInfo
 from bootcd.model.host import BootEntry
 from bootcd.model.job import ImageUpdate, JobRecord, JobState, Outcome
 from bootcd.model.report import DeploymentDetails
+from bootcd.model.trust import Verdict
 
 ROOT_PATH = "/org/bootcd1"
 JOB_ROOT = ROOT_PATH + "/job"
@@ -99,7 +100,7 @@ def update_entries(update: ImageUpdate | None) -> dict[str, Variant]:
     """Return an image version as Manager.AvailableUpdate and Job.Outcome carry it; empty for none."""
     if update is None:
         return {}
-    return {
+    entries = {
         "image": variant("s", update.image),
         "transport": variant("s", update.transport),
         "digest": variant("s", update.digest),
@@ -107,6 +108,24 @@ def update_entries(update: ImageUpdate | None) -> dict[str, Variant]:
         "created": variant("t", microseconds(update.created)),
         "download-size": variant("x", update.download_bytes),
         "has-notes": variant("b", update.has_notes),
+    }
+    if update.trust is not None:
+        entries["signature"] = variant("a{sv}", signature_entries(update.trust))
+    return entries
+
+
+def signature_entries(verdict: Verdict | None) -> dict[str, Variant]:
+    """Return why an image was let in; empty where nobody knows."""
+    if verdict is None:
+        return {}
+    return {
+        "scope": variant("s", verdict.scope),
+        "verified": variant("b", verdict.verified),
+        "method": variant("s", verdict.method),
+        "key": variant("s", verdict.key),
+        "signer": variant("s", verdict.signer),
+        "identity": variant("s", verdict.identity),
+        "time": variant("t", microseconds(verdict.time)),
     }
 
 
@@ -197,7 +216,14 @@ def _image_time(view: DeploymentView) -> int:
 MANAGER = Interface.of(
     "org.bootcd1.Manager",
     Method("Check", (_OPTIONS,), (_JOB,), options={}, action="check"),
-    Method("Upgrade", (_OPTIONS,), (_JOB,), options={"download-only": "b", "apply": "b"}, action="upgrade"),
+    Method(
+        "Upgrade",
+        (_OPTIONS,),
+        (_JOB,),
+        options={"download-only": "b", "apply": "b"},
+        action="upgrade",
+        unverified_action="upgrade-unverified",
+    ),
     Method(
         "Switch",
         (Argument("image", "s"), _OPTIONS),
@@ -260,6 +286,7 @@ DEPLOYMENT = Interface.of(
     Property("DownloadOnly", "b", lambda view: view.entry.download_only),
     Property("SoftRebootCapable", "b", lambda view: view.entry.soft_reboot_capable),
     Property("KernelArguments", "as", lambda view: list(view.details.kernel_arguments)),
+    Property("Signature", "a{sv}", lambda view: signature_entries(view.details.trust), const=True),
 )
 
 JOB = Interface.of(

@@ -39,6 +39,8 @@ class Method:
     options: Mapping[str, str] | None = None
     action: str = ""
     "Last part of the polkit action a call needs; empty for what anybody may call."
+    unverified_action: str = ""
+    "The one it needs instead where the signature policy lets the tracked image in unsigned."
 
     @property
     def signature(self) -> str:

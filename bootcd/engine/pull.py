@@ -73,10 +73,10 @@ class Pulls:
     def prepare_check(self, _: JobRequest) -> None:
         self._require_allowed(self._sysroot.tracked_image())
 
-    def prepare_upgrade(self, _: JobRequest) -> None:
+    def prepare_upgrade(self, request: JobRequest) -> None:
         self._sysroot.require_writable()
         self._require_labelling()
-        self._require_allowed(self._sysroot.tracked_image())
+        self._require_allowed(self._sysroot.tracked_image(), verified_only=request.verified_only)
 
     def prepare_switch(self, request: JobRequest) -> None:
         self._sysroot.require_writable()
@@ -133,7 +133,7 @@ class Pulls:
     async def upgrade(self, request: JobRequest, report: Report) -> Outcome:
         report(Progress(phase=Phase.RESOLVE))
         tracked = self._sysroot.tracked_image()
-        self._require_allowed(tracked)
+        self._require_allowed(tracked, verified_only=request.verified_only)
         async with open_source(tracked, self._settings) as source:
             if self._sysroot.staged is None and self._sysroot.booted is not None:
                 # Registries that count what is fetched do not count this question.
@@ -276,7 +276,7 @@ class Pulls:
             return replace(target, signature=SignaturePolicy.CONTAINER_POLICY)
         return target
 
-    def _require_allowed(self, tracked: TrackedImage) -> None:
+    def _require_allowed(self, tracked: TrackedImage, *, verified_only: bool = False) -> None:
         """Refuse an image this host may not run.
 
         Raises:
@@ -285,7 +285,7 @@ class Pulls:
             InvalidConfig: the policy is malformed or missing.
         """
         open_source(tracked, self._settings)
-        self._trust.require_possible(tracked)
+        self._trust.require_possible(tracked, verified_only=verified_only)
 
     def _require_labelling(self) -> None:
         """Refuse to begin where the files of another system could not be labelled in the end."""

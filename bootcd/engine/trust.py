@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bootcd.engine.scope import look_up
 from bootcd.engine.source import ImageSource, SignedSource
 from bootcd.host.clock import Clock
-from bootcd.model.errors import BootcdError, InvalidImage, SignatureRejected
+from bootcd.model.errors import AccessDenied, SignatureRejected
 from bootcd.model.job import WorkerSettings
-from bootcd.model.trust import TrustPolicy, Verdict
-from bootcd.oci.reference import DOCKER_HUB, ImageReference, parse_reference
+from bootcd.model.trust import Verdict
+from bootcd.oci.reference import parse_reference
 from bootcd.oci.resolve import ResolvedImage
 from bootcd.oci.trust.attachment import Attachment
 from bootcd.oci.trust.identity import Named
-from bootcd.oci.trust.policy import Matched, Policy, Reject
-from bootcd.oci.trust.scopes import DOCKER, path_scopes, registry_scopes, storage_scopes
+from bootcd.oci.trust.policy import Matched, Reject
 from bootcd.ostreefmt.origin import REGISTRY, RemoteSignature, SignaturePolicy, TrackedImage
 from bootcd.signatures.policyfile import load_policy
 
@@ -27,57 +27,23 @@ _ATTACHMENTS_HINT = (
 )
 
 
-def look_up(policy: Policy, tracked: TrackedImage) -> Matched:
-    """Return what a policy requires of an image."""
-    match tracked.transport:
-        case "registry":
-            return policy.match(DOCKER, registry_scopes(parse_reference(tracked.name)))
-        case "dir":
-            return policy.match("dir", path_scopes(_resolved(tracked.name)))
-        case "oci" | "oci-archive":
-            # What follows the path names an image inside; scopes are about the path.
-            return policy.match(tracked.transport, path_scopes(_resolved(tracked.name.partition(":")[0])))
-        case "containers-storage":
-            return policy.match(tracked.transport, storage_scopes(_stored(tracked.name)))
-        case _:
-            return policy.match(tracked.transport, ())
-
-
-def _stored(name: str) -> ImageReference | None:
-    """Return the name an image has in the host's own store; None if it is given by id or store."""
-    try:
-        return parse_reference(name, default_registry=DOCKER_HUB)
-    except InvalidImage:
-        return None
-
-
-def _resolved(path: str) -> str:
-    return str(Path(path).resolve())
-
-
-def tracked_policy(root: Path, tracked: TrackedImage | None) -> TrustPolicy:
-    """Say what the host's policy says of the image it follows. Blocks; raises nothing."""
-    if tracked is None:
-        return TrustPolicy()
-    try:
-        matched = look_up(load_policy(root), tracked)
-    except BootcdError as error:
-        return TrustPolicy(problem=error.message)
-    return TrustPolicy(scope=matched.scope, verifies=matched.verifies)
-
-
 class Trust:
     def __init__(self, settings: WorkerSettings, clock: Clock) -> None:
         self._root = Path(settings.containers_root)
         self._settings = settings
         self._clock = clock
 
-    def require_possible(self, tracked: TrackedImage) -> None:
-        """Refuse an image no signature could help. Blocks briefly.
+    def require_possible(self, tracked: TrackedImage, *, verified_only: bool = False) -> None:
+        """Refuse an image no signature could help; with `verified_only` one that needs none. Blocks briefly.
 
         Raises SignatureRejected, or InvalidConfig for a policy that is malformed or missing.
         """
-        self._matched(tracked)
+        matched = self._matched(tracked)
+        if verified_only and not matched.verifies:
+            raise AccessDenied(
+                "the signature policy now lets this image in unsigned, which takes more privilege",
+                hint="try again",
+            )
 
     def _matched(self, tracked: TrackedImage) -> Matched:
         matched = look_up(load_policy(self._root), tracked)

@@ -98,6 +98,8 @@ class JobOptions(_Document):
     "upgrade, switch: stage locked, so that a reboot does not apply it yet."
     apply: bool = False
     "upgrade, switch, rollback: reboot into the result if anything changed."
+    verified_only: bool = False
+    "upgrade: refuse if the signature policy lets the image in unsigned, as the caller was allowed no more."
     enforce_container_sigpolicy: bool = False
     "switch: from now on, refuse images whose scope of the signature policy accepts anything."
 
@@ -111,7 +113,8 @@ class JobRequest(JobOptions):
 
     def same_work(self, other: JobRequest) -> bool:
         """Whether both ask for the same thing, so that the second can join the first."""
-        return self.model_copy(update={"uuid": other.uuid}) == other
+        alike = {"uuid": other.uuid, "verified_only": other.verified_only}
+        return self.model_copy(update=alike) == other
 
 
 LAYERS_SHOWN = 16

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict
 
 from bootcd.model.host import Host
+from bootcd.model.trust import TrustPolicy, Verdict
 
 
 class DeploymentDetails(BaseModel):
@@ -21,6 +22,8 @@ class DeploymentDetails(BaseModel):
 
     kernel_arguments: tuple[str, ...] = ()
     "In the order of its boot entry, without `ostree=`, which libostree sets."
+    trust: Verdict | None = None
+    "Why its image was let in; None if another program did that."
 
 
 class HostReport(BaseModel):
@@ -29,8 +32,11 @@ class HostReport(BaseModel):
     host: Host = Host()
     deployments: Mapping[str, DeploymentDetails] = {}
     "By id, see `BootEntry.id`."
+    trust: TrustPolicy = TrustPolicy()
+    "What the signature policy says of the image the host tracks."
 
     def to_json(self) -> str:
         details = {id: item.model_dump(mode="json") for id, item in self.deployments.items()}
         text = json.dumps(details, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return f'{{"deployments":{text},"host":{self.host.to_json()}}}'
+        trust = json.dumps(self.trust.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return f'{{"deployments":{text},"host":{self.host.to_json()},"trust":{trust}}}'

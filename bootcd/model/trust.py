@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 Method = Literal["none", "gpg", "key", "fulcio", "pki", "ostree"]
 
@@ -29,6 +29,14 @@ class Verdict(BaseModel):
     @property
     def verified(self) -> bool:
         return self.method != "none"
+
+
+def parse_verdict(text: str) -> Verdict | None:
+    """Read the verdict a commit holds; None if it holds none that is known here."""
+    try:
+        return Verdict.model_validate_json(text)
+    except ValidationError:
+        return None
 
 
 class TrustPolicy(BaseModel):

@@ -22,11 +22,12 @@ from bootcd.model.host import (
     UsrOverlay,
 )
 from bootcd.model.report import DeploymentDetails, HostReport
+from bootcd.model.trust import parse_verdict
 from bootcd.oci.manifest import host_architecture, parse_config
 from bootcd.ostree.libostree import OSTree, has
 from bootcd.ostree.softreboot import can_soft_reboot
 from bootcd.ostree.sysroot import Sysroot, device_is_read_only, kernel_arguments
-from bootcd.ostreefmt.metadata import ImageMetadata, parse_cached_update, parse_merge_metadata
+from bootcd.ostreefmt.metadata import TRUST, ImageMetadata, parse_cached_update, parse_merge_metadata
 from bootcd.ostreefmt.origin import TrackedImage
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def read_report(sysroot: Sysroot) -> HostReport:
     """Describe the host in full; the deployments of one that is not booted are left out."""
     host = read_host(sysroot)
     shown = {entry.id for entry in host.status.deployments}
-    details = {deployment_id(d): _details(d) for d in sysroot.deployments}
+    details = {deployment_id(d): _details(sysroot, d) for d in sysroot.deployments}
     return HostReport(host=host, deployments={id: item for id, item in details.items() if id in shown})
 
 
@@ -85,8 +86,11 @@ def deployment_id(deployment: Any) -> str:
     return f"{deployment.get_csum()}.{deployment.get_deployserial()}"
 
 
-def _details(deployment: Any) -> DeploymentDetails:
-    return DeploymentDetails(kernel_arguments=tuple(kernel_arguments(deployment)))
+def _details(sysroot: Sysroot, deployment: Any) -> DeploymentDetails:
+    return DeploymentDetails(
+        kernel_arguments=tuple(kernel_arguments(deployment)),
+        trust=parse_verdict(sysroot.repository.commit_metadata(deployment.get_csum()).get(TRUST, "")),
+    )
 
 
 def _entry(sysroot: Sysroot, deployment: Any) -> BootEntry:

@@ -20,11 +20,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from bootcd.engine.protocol import Engine
+from bootcd.engine.scope import tracked_policy
 from bootcd.host.clock import SystemClock
 from bootcd.host.files import read_bounded, write_atomic
 from bootcd.host.process import forbid_core_dumps
 from bootcd.model.errors import BootcdError, Cancelled, InternalError
 from bootcd.model.job import JobRequest, JobState, Outcome, Progress, WorkerMessage
+from bootcd.model.report import HostReport
 from bootcd.ostree.status import read_report
 from bootcd.ostree.sysroot import Sysroot
 
@@ -52,7 +54,7 @@ def main() -> int:
 
 def _inspect(sysroot: Path) -> int:
     try:
-        document = read_report(Sysroot(sysroot)).to_json()
+        document = _report(sysroot).to_json()
     except BootcdError as error:
         sys.stdout.write(error.info().model_dump_json())
         return 1
@@ -62,6 +64,15 @@ def _inspect(sysroot: Path) -> int:
         return 1
     sys.stdout.write(document)
     return 0
+
+
+def _report(sysroot: Path) -> HostReport:
+    opened = Sysroot(sysroot)
+    try:
+        tracked = opened.tracked_image()
+    except BootcdError:
+        tracked = None
+    return read_report(opened).model_copy(update={"trust": tracked_policy(Path("/"), tracked)})
 
 
 def _run(directory: Path, socket_path: Path) -> int:

@@ -102,7 +102,17 @@ async def test_get_all_of_deployment_shows_it(peer: Peer) -> None:
         "DownloadOnly": False,
         "SoftRebootCapable": False,
         "KernelArguments": ["quiet", "root=LABEL=root"],
+        "Signature": {
+            "scope": "docker registry.test",
+            "verified": True,
+            "method": "gpg",
+            "key": "ABCD",
+            "signer": "",
+            "identity": "registry.test/os:1",
+            "time": START_USEC,
+        },
     }
+    assert (await get_all(peer, BOOTED_PATH, DEPLOYMENT_NAME))["Signature"] == {}
 
 
 async def test_get_managed_objects_lists_every_object_below_the_root(

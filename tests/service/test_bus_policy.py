@@ -15,6 +15,7 @@ from bootcd.bus.frontend import Frontend
 from bootcd.bus.interfaces import DEPLOYMENT, JOB, MANAGER, ROOT_PATH
 from bootcd.bus.schema import INTROSPECTABLE, OBJECT_MANAGER, PEER, PROPERTIES, Interface, Method
 from bootcd.model.job import Requester
+from bootcd.model.trust import TrustPolicy
 from tests.support.blocking import no_blocking_calls as no_blocking_calls
 from tests.support.bus import PrivateBus
 from tests.support.bus_front import bus as bus
@@ -166,7 +167,7 @@ async def test_user_cancels_own_job_without_polkit_and_not_that_of_another(
 RULES = """
 polkit.addRule(function(action, subject) {
     if (subject.user != "nobody") return;
-    if (action.id == "org.bootcd1.upgrade") return polkit.Result.YES;
+    if (action.id == "org.bootcd1.upgrade-unverified") return polkit.Result.YES;
     if (action.id == "org.bootcd1.switch" && action.lookup("verb") == "switch"
         && action.lookup("image") == "registry.test/allowed:1") return polkit.Result.YES;
     if (action.id == "org.bootcd1.switch" && action.lookup("image") == "oci:/mnt/allowed:1")
@@ -256,7 +257,7 @@ async def test_prompt_nobody_answers_ends_at_its_deadline(
     async with user(bus.address) as asking, user(bus.address, agent_of=asking) as agent:
         answer = await asking.call(ROOT_PATH, MANAGER.name, "Upgrade", "a{sv}", [{}], interactive=True)
         assert answer.error == DENIED
-        assert answer.text == "nobody authorised org.bootcd1.upgrade in time"
+        assert answer.text == "nobody authorised org.bootcd1.upgrade-unverified in time"
         assert [await agent.event(), await agent.event()] == ["BeginAuthentication", "CancelAuthentication"]
     assert service.calls == []
 
@@ -267,8 +268,33 @@ async def test_prompt_without_an_agent_is_refused_with_a_hint(
 ) -> None:
     answer = await nobody.call(ROOT_PATH, MANAGER.name, "Upgrade", "a{sv}", [{}], interactive=True)
     assert answer.error == DENIED
-    assert answer.text.startswith("not authorised for org.bootcd1.upgrade\n")
+    assert answer.text.startswith("not authorised for org.bootcd1.upgrade-unverified\n")
     assert service.calls == []
+
+
+SIGNED_ONLY = """
+polkit.addRule(function(action, subject) {
+    if (action.id == "org.bootcd1.upgrade") return polkit.Result.YES;
+});
+"""
+
+
+async def test_right_to_verified_upgrades_ends_where_the_policy_takes_unsigned_images(
+    bus: PrivateBus, root: Peer, nobody: UserProcess, service: ScriptedService, tmp_path: Path
+) -> None:
+    async def upgrade(who: Peer | UserProcess) -> str:
+        return str((await who.call(ROOT_PATH, MANAGER.name, "Upgrade", "a{sv}", [{}])).error)
+
+    async with polkit(bus, tmp_path, SIGNED_ONLY):
+        assert await upgrade(nobody) == NEEDS_PROMPT
+        service.update(trust=TrustPolicy(problem="the signature policy is malformed"))
+        assert await upgrade(nobody) == NEEDS_PROMPT
+        assert service.calls == []
+        service.update(trust=TrustPolicy(scope="docker registry.test", verifies=True))
+        assert await upgrade(nobody) == ""
+        assert await upgrade(root) == ""
+    # What the worker has to hold the caller to, should the policy change under way.
+    assert service.calls == [("upgrade", {"verified_only": True}), ("upgrade", {})]
 
 
 async def test_caller_that_goes_after_authorisation_does_not_stop_the_work(

@@ -23,6 +23,7 @@ from bootcd.model.job import (
     Requester,
 )
 from bootcd.model.report import DeploymentDetails
+from bootcd.model.trust import Verdict
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 BOOTED, STAGED, ROLLBACK = ("b" * 64, "5" * 64, "a" * 64)
@@ -56,7 +57,18 @@ class ScriptedService:
             state_since=START,
             host=first,
             host_json=first.to_json(),
-            details={f"{ROLLBACK}.0": DeploymentDetails(kernel_arguments=("quiet", "root=LABEL=root"))},
+            details={
+                f"{ROLLBACK}.0": DeploymentDetails(
+                    kernel_arguments=("quiet", "root=LABEL=root"),
+                    trust=Verdict(
+                        scope="docker registry.test",
+                        method="gpg",
+                        key="ABCD",
+                        identity="registry.test/os:1",
+                        time=START,
+                    ),
+                )
+            },
         )
         self.calls: list[tuple[Any, ...]] = []
         self.requesters: list[Requester] = []

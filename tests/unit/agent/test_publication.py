@@ -11,6 +11,8 @@ from bootcd.agent.publication import Publication, render_service
 from bootcd.agent.snapshot import NextAction, Snapshot
 from bootcd.model.host import BootEntry, Host, HostState, OstreeStatus
 from bootcd.model.job import ImageUpdate
+from bootcd.model.report import DeploymentDetails
+from bootcd.model.trust import Verdict
 from tests.support.jobs import ended_record
 
 WHEN = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -39,6 +41,32 @@ def test_empty_service_says_nothing_is_known() -> None:
         "available": None,
         "mode": "off",
         "next-action": {"action": "", "reason": "", "when": 0},
+        "signatures": {},
+    }
+
+
+def test_service_says_who_signed_what_is_deployed() -> None:
+    verdict = Verdict(scope="docker r", method="fulcio", key="sha256:1", signer="a@b", time=WHEN)
+    booted, rollback = entry("a"), entry("c")
+    snapshot = Snapshot(
+        version="1.2",
+        backend="ostree",
+        state="idle",
+        state_since=WHEN,
+        host=Host(status=HostState(booted=booted, rollback=rollback)),
+        details={booted.id: DeploymentDetails(trust=verdict), rollback.id: DeploymentDetails()},
+    )
+    assert json.loads(render_service(snapshot, None))["signatures"] == {
+        booted.id: {
+            "scope": "docker r",
+            "verified": True,
+            "method": "fulcio",
+            "key": "sha256:1",
+            "signer": "a@b",
+            "identity": "",
+            "time": USEC,
+        },
+        rollback.id: {},
     }
 
 

@@ -37,6 +37,25 @@ def test_status_shows_image_version_age_and_digest_of_each_role() -> None:
     assert rollback.startswith("Rollback   quay.io/x/y:z\n")
 
 
+def test_status_says_who_signed_each_deployment_or_that_nobody_did() -> None:
+    booted, staged = deployment("1.0", "a"), deployment("2.0", "b")
+    signatures = {
+        booted.id: {"scope": "docker", "verified": False, "method": "none"},
+        staged.id: {
+            "scope": "docker quay.io",
+            "verified": True,
+            "key": "sha256:" + "c" * 64,
+            "signer": "",
+            "identity": "quay.io/x:1",
+            "time": int((NOW - 3600) * USEC),
+        },
+    }
+    text = status(service_document({}, None, signatures), booted=booted, staged=staged)
+    assert "  Trust    not signed, the policy accepts that (scope docker)\n" in text
+    signed = "signed by key sha256:cccccccccccc, as quay.io/x:1, 1 h ago (scope docker quay.io)"
+    assert f"  Trust    {signed}\n" in text
+
+
 def test_status_of_a_locked_deployment_says_how_to_apply_it() -> None:
     locked = deployment("2.0", "b").model_copy(update={"download_only": True})
     assert "(locked: comes with bootcctl apply)" in status(booted=deployment("1.0", "a"), staged=locked)

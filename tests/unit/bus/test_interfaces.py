@@ -72,17 +72,18 @@ def test_policy_file_defines_exactly_the_actions_methods_ask_for() -> None:
     policy = ET.parse(POLICY).getroot()
     defined = {action.get("id") for action in policy.iter("action")}
     asked = {
-        f"org.bootcd1.{method.action}"
+        f"org.bootcd1.{action}"
         for interface in (MANAGER, JOB)
         for method in interface.methods.values()
-        if method.action
+        for action in (method.action, method.unverified_action)
+        if action
     }
     assert defined == asked
     implied = {name for item in policy.iter("annotate") for name in (item.text or "").split()}
     assert implied <= defined
 
 
-@pytest.mark.parametrize("action", ["upgrade", "switch", "rollback", "apply", "cancel", "reload"])
+@pytest.mark.parametrize("action", ["upgrade-unverified", "switch", "rollback", "apply", "cancel", "reload"])
 def test_policy_lets_nobody_change_anything_without_authentication(action: str) -> None:
     [found] = [
         item
@@ -93,6 +94,20 @@ def test_policy_lets_nobody_change_anything_without_authentication(action: str) 
     assert defaults is not None
     assert all(re.fullmatch("auth_admin(_keep)?", item.text or "") for item in defaults)
     assert len(defaults) == 3
+
+
+def test_only_a_verified_upgrade_is_free_and_only_for_who_sits_at_the_machine() -> None:
+    found = {
+        item.get("id"): {kind.tag: kind.text for kind in item.find("defaults") or ()}
+        for item in ET.parse(POLICY).getroot().iter("action")
+    }
+    free = {name for name, kinds in found.items() if "yes" in kinds.values()}
+    assert free == {"org.bootcd1.check", "org.bootcd1.upgrade"}
+    assert found["org.bootcd1.upgrade"] == {
+        "allow_any": "auth_admin",
+        "allow_inactive": "auth_admin",
+        "allow_active": "yes",
+    }
 
 
 @given(TEXTS, NUMBERS, st.floats(0, allow_nan=False), st.sampled_from(JobState))
