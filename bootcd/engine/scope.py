@@ -25,7 +25,7 @@ def look_up(policy: Policy, tracked: TrackedImage) -> Matched:
             return policy.match("dir", path_scopes(_resolved(tracked.name)))
         case "oci" | "oci-archive":
             # What follows the path names an image inside; scopes are about the path.
-            return policy.match(tracked.transport, path_scopes(_resolved(tracked.name.partition(":")[0])))
+            return policy.match(tracked.transport, path_scopes(_resolved(tracked.place[0])))
         case "containers-storage":
             return policy.match(tracked.transport, storage_scopes(_stored(tracked.name)))
         case _:

@@ -58,8 +58,8 @@ class ImageSource(Protocol):
 class SignedSource(Protocol):
     """A source that can hold signatures of its image; the others hold none."""
 
-    async def simple_signatures(self, digest: str, storage: SignatureStorage) -> Sequence[bytes]:
-        """Return OpenPGP messages that may be signatures of the manifest `digest`."""
+    async def stored_signatures(self, digest: str, storage: SignatureStorage) -> Sequence[bytes]:
+        """Return the files that may hold signatures of the manifest `digest`."""
         ...
 
     async def attached_signatures(self, digest: str, storage: SignatureStorage) -> Sequence[Attachment]:
@@ -135,7 +135,7 @@ class _RegistrySource:
     async def release_notes(self, digest: str) -> str:
         return await release_notes(self.client, self.reference, digest)
 
-    async def simple_signatures(self, digest: str, storage: SignatureStorage) -> Sequence[bytes]:
+    async def stored_signatures(self, digest: str, storage: SignatureStorage) -> Sequence[bytes]:
         base = storage.lookaside(registry_scopes(self.reference))
         return await lookaside_signatures(self.client, self.reference, digest, base)
 

@@ -19,6 +19,7 @@ from bootcd.oci.resolve import ResolvedImage
 from bootcd.oci.trust.attachment import Attachment
 from bootcd.oci.trust.identity import Named
 from bootcd.oci.trust.policy import Matched, Reject
+from bootcd.oci.trust.stored import parse_stored
 from bootcd.ostreefmt.origin import REGISTRY, RemoteSignature, SignaturePolicy, TrackedImage
 from bootcd.signatures.policyfile import load_policy
 
@@ -90,11 +91,16 @@ class Trust:
         storage = load_storage(self._root)
         signed = source if isinstance(source, SignedSource) else None
 
+        async def stored() -> list[bytes | Attachment]:
+            files = await signed.stored_signatures(resolved.digest, storage) if signed else ()
+            return [parse_stored(data) for data in files]
+
         async def simple() -> list[bytes]:
-            return list(await signed.simple_signatures(resolved.digest, storage)) if signed else []
+            return [message for message in await stored() if isinstance(message, bytes)]
 
         async def attached() -> list[Attachment]:
-            return list(await signed.attached_signatures(resolved.digest, storage)) if signed else []
+            kept = [message for message in await stored() if isinstance(message, Attachment)]
+            return [*kept, *(await signed.attached_signatures(resolved.digest, storage) if signed else ())]
 
         named = Named.of(parse_reference(tracked.name)) if tracked.transport == REGISTRY else None
         judge = Judge(self._clock.now(), accept_unnamed=self._settings.accept_unnamed_signatures)

@@ -85,7 +85,7 @@ async def _read(client: RegistryClient, reference: ImageReference, blob: Blob) -
 async def lookaside_signatures(
     client: RegistryClient, reference: ImageReference, digest: str, base: str
 ) -> list[bytes]:
-    """Return the simple signatures of a manifest below the address `base`, http, https or file.
+    """Return the files of signatures of a manifest below the address `base`, http, https or file.
 
     Raises InvalidConfig for another address, and what RegistryError roots.
     """

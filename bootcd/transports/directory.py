@@ -17,10 +17,12 @@ from bootcd.oci.manifest import (
     parse_digest,
 )
 from bootcd.oci.resolve import Document
+from bootcd.oci.trust.attachment import MAX_ATTACHMENT_BYTES
 from bootcd.transports import verify
 from bootcd.transports.place import Place, read
 
 _MANIFEST = "manifest.json"
+_MAX_SIGNATURES = 128
 
 
 class DirectoryImage:
@@ -51,6 +53,17 @@ class DirectoryImage:
 
     def blob(self, layer: Descriptor) -> Generator[bytes, None, None]:
         return verify.stream(self._place.open(_digits(layer)), layer, self.image)
+
+    def signatures(self, digest: str) -> list[bytes]:
+        """Return the files that may hold signatures of the manifest `digest`."""
+        prefix = "" if digest == self.current_digest() else f"{parse_digest(digest)[1]}."
+        found: list[bytes] = []
+        while len(found) < _MAX_SIGNATURES:
+            try:
+                found.append(read(self._place, f"{prefix}signature-{len(found) + 1}", MAX_ATTACHMENT_BYTES))
+            except NotFound:
+                break
+        return found
 
     def close(self) -> None:
         self._place.close()

@@ -10,6 +10,8 @@ from typing import Protocol, TypeVar
 from bootcd.model.errors import BootcdError, Stalled, Unsupported
 from bootcd.oci.manifest import Descriptor, ImageManifest
 from bootcd.oci.resolve import Document, ResolvedImage, digest_of, resolve_image
+from bootcd.oci.trust.attachment import Attachment
+from bootcd.oci.trust.registriesd import SignatureStorage
 from bootcd.transports import background, verify
 from bootcd.transports.archive import Archive
 from bootcd.transports.directory import DirectoryImage
@@ -81,6 +83,14 @@ class LocalSource:
         async with aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
+
+    async def stored_signatures(self, digest: str, _: SignatureStorage) -> list[bytes]:
+        """Return the files that may hold signatures of a manifest; only directories keep any."""
+        files = self._files
+        return await self._call(lambda: files.signatures(digest)) if isinstance(files, DirectoryImage) else []
+
+    async def attached_signatures(self, _: str, __: SignatureStorage) -> list[Attachment]:
+        return []
 
     async def manifest(self, entry: Descriptor | None) -> Document:
         return await self._call(lambda: self._files.manifest(entry))

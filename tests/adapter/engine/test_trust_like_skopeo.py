@@ -172,6 +172,11 @@ async def _sign_with_gpg(lab: Lab, gpg: Gpg) -> None:
         digest = await _push(lab, repository)
         content = atomic_payload(of or digest, f"{lab.host}/{claimed}")
         _lookaside(lab, repository, digest, 1, await gpg.sign("good", content))
+    # A file that is no signature, beside one that would count.
+    digest = await _push(lab, "os/future")
+    content = atomic_payload(digest, f"{lab.host}/os/future:v1")
+    _lookaside(lab, "os/future", digest, 1, await gpg.sign("good", content))
+    _lookaside(lab, "os/future", digest, 2, b"\0of a form to come\n")
     # The first signature is of somebody else, the second says nothing, the third counts.
     digest = await _push(lab, "os/third")
     content = atomic_payload(digest, f"{lab.host}/os/third:v1")
@@ -364,6 +369,7 @@ def cases(lab: Lab) -> dict[str, tuple[str, Any, bool]]:
         "revoked key": ("os/revoked:v1", by_gpg(lab, "revoked.asc"), False),
         "third signature": ("os/third:v1", by_gpg(lab), True),
         "junk for signatures": ("os/gpgjunk:v1", by_gpg(lab), False),
+        "signature of an unknown form": ("os/future:v1", by_gpg(lab), False),
         "other repository": ("os/gpgmoved:v1", by_gpg(lab), False),
         "other tag": ("os/gpgtag:v1", by_gpg(lab), False),
         "other tag, repository matches": ("os/gpgtag:v1", by_gpg(lab, identity=REPOSITORY), True),
@@ -576,6 +582,36 @@ async def test_scopes_of_local_images_are_those_of_skopeo(
     )
     assert (code == 0) is let_in, output
     assert all(isinstance(requirement, AcceptAnything) for requirement in policy.requirements) is let_in
+
+
+@pytest.mark.parametrize("kind", ["gpg", "cosign"])
+async def test_signatures_kept_in_a_directory_count_as_for_skopeo(
+    lab: Lab, tmp_path: Path, kind: str
+) -> None:
+    identity = {"type": "exactRepository", "dockerRepository": f"{lab.host}/os/{kind}"}
+    rules = by_gpg(lab, identity=identity) if kind == "gpg" else by_key(lab, "cosign.pub", identity)
+    document = {"default": REJECT, "transports": {"dir": {"": rules}, "docker": {"": ACCEPT}}}
+    lab.write(tmp_path, json.dumps(document).encode())
+    configured = (
+        *("--policy", tmp_path / "etc/containers/policy.json"),
+        *("--registries.d", tmp_path / "etc/containers/registries.d"),
+    )
+    source = f"docker://{lab.host}/os/{kind}:v1"
+    await succeed(SKOPEO, *configured, "copy", "--src-tls-verify=false", source, f"dir:{tmp_path}/image")
+    tracked = parse_tracked_image(f"ostree-unverified-image:dir:{tmp_path}/image")
+    settings = WorkerSettings(containers_root=str(tmp_path))
+
+    async def ours() -> Verdict:
+        async with open_source(tracked, settings) as opened:
+            resolved = await opened.resolve(architecture="amd64")
+            return await Trust(settings, SystemClock()).judge(tracked, opened, resolved)
+
+    assert (await ours()).identity.startswith(f"{lab.host}/os/{kind}")
+    assert (await run(SKOPEO, *configured, "copy", f"dir:{tmp_path}/image", f"dir:{tmp_path}/out"))[0] == 0
+    (tmp_path / "image/signature-1").unlink()
+    with pytest.raises(SignatureRejected, match="no signature"):
+        await ours()
+    assert (await run(SKOPEO, *configured, "copy", f"dir:{tmp_path}/image", f"dir:{tmp_path}/out"))[0] != 0
 
 
 async def judge(lab: Lab, root: Path, image: str, rules: list[Any], **options: Any) -> Verdict:
