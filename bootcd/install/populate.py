@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bootcd.host import selinux
 from bootcd.install import system
 from bootcd.install.bootloader import BootPlace, install_bootloader
 from bootcd.install.esp import Esp
@@ -19,10 +20,17 @@ from bootcd.model.errors import BackendFailed
 from bootcd.ostree.fetch import ImportProgress, to_its_end
 from bootcd.ostree.fresh import deploy_first, image_arguments, initialise
 from bootcd.ostree.importer import Importer
+from bootcd.ostree.physical import label_physical_root
 from bootcd.ostree.sysroot import Sysroot
 
 _TICK_SECS = 0.2
 _DEFAULT_STATEROOT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    path: Path
+    commit: str
 
 
 def root_kargs(spec: str, settings: InstallSettings) -> list[str]:
@@ -32,8 +40,8 @@ def root_kargs(spec: str, settings: InstallSettings) -> list[str]:
 
 async def populate(
     prepared: Prepared, root: Path, kargs: Sequence[str], reporter: Reporter, *, boot_spec: str = ""
-) -> Path:
-    """Import and deploy the image into a root file system; returns the deployment.
+) -> Deployed:
+    """Import and deploy the image into a root file system.
 
     Args:
         kargs: those that find the root file system.
@@ -64,10 +72,26 @@ async def populate(
         target=prepared.target,
         digest=prepared.resolved.digest,
         config=prepared.resolved.config,
-        selinux="force-target-disabled" if options.disable_selinux else "disabled",
+        selinux=_selinux_state(prepared),
     )
     system.write_aleph(root, document)
-    return deployment
+    return Deployed(deployment, commit)
+
+
+def _selinux_state(prepared: Prepared) -> str:
+    """Return the word bootc has for SELinux of the image and of this machine."""
+    if prepared.options.disable_selinux:
+        return "force-target-disabled"
+    if not prepared.survey.enforces_selinux:
+        return "disabled"
+    return "enabled" if selinux.is_on(Path("/")) else "host-disabled"
+
+
+async def label(prepared: Prepared, root: Path, deployed: Deployed) -> None:
+    """Give what an installation made itself the labels of the image's SELinux policy, as the last thing."""
+    if prepared.survey.enforces_selinux:
+        added = [system.FSTAB, system.ROOT_KEYS, str(Path(system.ROOT_KEYS).parent)]
+        await to_its_end(label_physical_root, deployed.commit, root, deployed.path, added)
 
 
 async def _import(prepared: Prepared, sysroot: Sysroot, reporter: Reporter) -> str:

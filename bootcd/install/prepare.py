@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from bootcd.engine.source import open_source
-from bootcd.host import process
+from bootcd.host import process, selinux
 from bootcd.install.grub import Choice, Method, choose_bootloader
 from bootcd.install.report import Reporter, Step
 from bootcd.install.settings import Bootloader, InstallSettings, merge_files
@@ -136,10 +136,12 @@ async def image_settings(source: TrackedImage, worker: WorkerSettings) -> Instal
 
 
 def _require_labels(survey: Survey, options: Options) -> None:
-    if survey.enforces_selinux and not options.disable_selinux:
+    if not survey.enforces_selinux or options.disable_selinux or not selinux.is_on(Path("/")):
+        return
+    if not selinux.may_write_unknown_labels():
         raise Unsupported(
-            f"{options.source.image_ref_name} has an SELinux policy, and files cannot be labelled yet",
-            hint="install it with bootc, or with --disable-selinux and without its protection",
+            f"SELinux of this machine does not let the labels of {options.source.image_ref_name} be written",
+            hint="run it in the domain install_t, or with --disable-selinux and without its protection",
         )
 
 

@@ -34,7 +34,7 @@ from bootcd.install.layout import (
 )
 from bootcd.install.loop import loop_device
 from bootcd.install.mounts import mounted
-from bootcd.install.populate import finalize, make_bootable, populate, root_kargs
+from bootcd.install.populate import finalize, label, make_bootable, populate, root_kargs
 from bootcd.install.prepare import Options, Prepared, prepared
 from bootcd.install.report import Reporter, Step
 from bootcd.install.settings import BlockSetup, InstallSettings
@@ -119,16 +119,18 @@ async def _write(
         root = stack.enter_context(_mount_point())
         await stack.enter_async_context(mounted(device, root, "-t", filesystem.value))
         kargs = root_kargs(f"UUID={root_uuid}", image.settings)
+        deployed = await populate(image, root, kargs, reporter)
         shown = _with_partitions(stack, disk, hold) if image.choice.method is Method.BOOTUPD else ""
         place = BootPlace(
             root=root,
-            deployment=await populate(image, root, kargs, reporter),
+            deployment=deployed.path,
             boot_uuid=root_uuid,
             boot_filesystem=filesystem.value,
             separate_boot=False,
             disk=shown,
         )
         await make_bootable(image, place, esp, reporter, bootupd_works=bool(shown))
+        await label(image, root, deployed)
         reporter.step(Step.FINALIZE)
         await finalize(root)
     await asyncio.to_thread(os.fsync, hold.descriptor)

@@ -23,7 +23,7 @@ from bootcd.install.bootloader import BootPlace
 from bootcd.install.esp import Esp, MountedEsp, RawEsp
 from bootcd.install.grub import Method
 from bootcd.install.layout import ESP_TYPE, Filesystem, least_root_bytes
-from bootcd.install.populate import finalize, make_bootable, populate, root_kargs
+from bootcd.install.populate import finalize, label, make_bootable, populate, root_kargs
 from bootcd.install.prepare import Options, Prepared, prepared
 from bootcd.install.report import Reporter, Step
 from bootcd.install.settings import Replace
@@ -81,14 +81,16 @@ async def install_to_filesystem(options: Options, to: FilesystemOptions, reporte
                 await esp.clear()
         kargs = _root_kargs(to, image, root, uuids[root.point])
         boot_spec = _boot_spec(to, image, uuids[boot.point] if boot else "")
+        deployed = await populate(image, root.point, kargs, reporter, boot_spec=boot_spec)
         place = BootPlace(
             root=root.point,
-            deployment=await populate(image, root.point, kargs, reporter, boot_spec=boot_spec),
+            deployment=deployed.path,
             boot_uuid=uuids[holds_boot.point],
             boot_filesystem=holds_boot.type,
             separate_boot=boot is not None,
         )
         await make_bootable(image, place, esp, reporter)
+        await label(image, root.point, deployed)
         reporter.step(Step.FINALIZE)
         mounts = [mount.point for mount in (boot, root) if mount is not None]
         if to.skip_finalize or to.replace is Replace.ALONGSIDE:

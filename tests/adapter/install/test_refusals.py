@@ -109,12 +109,6 @@ async def test_image_of_a_container_is_refused(marked: Path, tmp_path: Path) -> 
     ("layer", "error", "words"),
     [
         pytest.param(
-            [file("etc/selinux/config"), file("etc/selinux/t/policy/policy.33", b"p")],
-            Unsupported,
-            "SELinux",
-            id="with a policy",
-        ),
-        pytest.param(
             [file("usr/lib/ostree/prepare-root.conf", b"[composefs]\nenabled = verity\n")],
             *((InvalidArguments, "xfs") if makes_composefs() else (Unsupported, "composefs")),
             id="with sealed files",

@@ -29,6 +29,7 @@ from tests.support.install import (
 )
 from tests.support.oci_image import directory, file
 from tests.support.os_image import OsImages
+from tests.support.selinux import RULES, label_on_disk, policy_entries, policy_files
 from tests.support.tree import Tree, deployed, differences, scan_tree
 
 
@@ -148,6 +149,36 @@ def test_configuration_is_printed_as_the_image_has_it(tmp_path: Path) -> None:
     assert json.loads(short)["filesystem"]["root"]["type"] == "xfs"
     assert "kargs" not in json.loads(short)
     assert json.loads(full)["kargs"] == ["a"]
+
+
+@pytest.mark.timeout(120)
+def test_image_with_a_policy_is_labelled_as_a_whole(disk: Path, tmp_path: Path) -> None:
+    rules = RULES + "/boot(/.*)?  system_u:object_r:boot_t:s0\n/etc(/.*)?  system_u:object_r:etc_t:s0\n"
+    source = write_layout(small_image(policy_entries(policy_files(rules))), tmp_path / "layout")
+    keys = tmp_path / "keys"
+    keys.write_text("ssh-ed25519 AAAA person@example\n")
+    install(
+        *("to-disk", "--via-loopback", "--filesystem=ext4", "--source-imgref", source),
+        *("--root-ssh-authorized-keys", keys, disk),
+    )
+    with partition(disk, tmp_path / "root") as root:
+        deployment = deployment_of(root).relative_to(root)
+        expected = {
+            "": "root_t",
+            "boot": "boot_t",
+            "boot/grub2/grub.cfg": "boot_t",
+            "ostree/deploy": "default_t",
+            "ostree/repo/config": "default_t",
+            ".bootc-aleph.json": "default_t",
+            f"{deployment}/usr/lib/os-release": "lib_t",
+            f"{deployment}/etc/hosts": "etc_t",
+            f"{deployment}/etc/tmpfiles.d/bootc-root-ssh.conf": "etc_t",
+        }
+        # libostree, which labels /etc, writes no NUL at the end.
+        found = {path: (label_on_disk(root / path) or b"").rstrip(b"\0") for path in expected}
+        assert found == {path: f"system_u:object_r:{kind}:s0".encode() for path, kind in expected.items()}
+        assert "no errors found" in output_of("ostree", "fsck", f"--repo={root}/ostree/repo")
+        assert json.loads((root / ".bootc-aleph.json").read_text())["selinux"] == "host-disabled"
 
 
 @pytest.mark.timeout(120)
