@@ -18,6 +18,7 @@ from bootcd.model.errors import (
     InvalidLayer,
     InvalidManifest,
     RegistryProtocolError,
+    SignatureRejected,
 )
 from bootcd.oci.authfile import parse_authfile, parse_helper_answer
 from bootcd.oci.challenge import MAX_CHALLENGES, parse_challenges, parse_token, token_request
@@ -25,6 +26,13 @@ from bootcd.oci.manifest import ImageIndex, check_layers, parse_config, parse_di
 from bootcd.oci.reference import MAX_NAME_CHARS, parse_reference
 from bootcd.oci.registries import parse_registries
 from bootcd.oci.tar import MAX_NAME_BYTES, TarReader
+from bootcd.oci.trust.attachment import MAX_ATTACHMENTS, parse_referrers, parse_signature_manifest
+from bootcd.oci.trust.bundle import parse_bundle, parse_log_annotation, parse_log_body, parse_statement
+from bootcd.oci.trust.payload import parse_payload
+from bootcd.oci.trust.policy import parse_policy
+from bootcd.oci.trust.registriesd import merge_files
+from bootcd.oci.trust.scopes import registry_scopes
+from bootcd.oci.trust.stored import parse_stored
 
 _IMAGE = parse_reference("a.test/os/base:1")
 
@@ -115,7 +123,37 @@ def authfile(data: bytes) -> None:
         parsed.lookup("a.test", "os/base")
 
 
+def signature(data: bytes) -> None:
+    """What a simple signature says, and a file that keeps one."""
+    for kind in ("atomic", "cosign"):
+        with suppress(SignatureRejected):
+            parse_digest(parse_payload(data, kind).manifest_digest)
+    with suppress(SignatureRejected):
+        parse_stored(data)
+
+
+def bundle(data: bytes) -> None:
+    """A sigstore bundle, or one of the documents inside."""
+    for parse in (parse_bundle, parse_log_annotation, parse_log_body, parse_statement):
+        with suppress(SignatureRejected):
+            parse(data)
+    for listing in (parse_signature_manifest, parse_referrers):
+        with suppress(InvalidManifest):
+            assert len(listing(data)) <= MAX_ATTACHMENTS
+
+
+def policy(data: bytes) -> None:
+    with suppress(InvalidConfig):
+        matched = parse_policy(data, "policy.json").match("docker", registry_scopes(_IMAGE))
+        assert matched.requirements
+    with suppress(InvalidConfig):
+        merge_files([("site.yaml", data)]).lookaside(registry_scopes(_IMAGE))
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
-    for target in (reference, manifest, config, image, tar, challenge, token, registries, authfile)
+    for target in (
+        *(reference, manifest, config, image, tar, challenge, token, registries, authfile),
+        *(signature, bundle, policy),
+    )
 }
