@@ -123,6 +123,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     add("notes", "show the release notes of the update that is available or staged")
+    diff = add("diff", "show what differs between two deployments: packages, files, kernel arguments")
+    deployment = "staged, booted, rollback, or the beginning of a commit"
+    diff.add_argument("before", metavar="FROM", nargs="?", default="", help=f"{deployment} (default: booted)")
+    diff.add_argument(
+        "after",
+        metavar="TO",
+        nargs="?",
+        default="",
+        help="likewise (default: staged or rollback, else booted)",
+    )
+    diff.add_argument("-v", "--verbose", action="store_true", help="list every file")
+
+    add("config-diff", "list what was added, modified or removed in /etc since the image made it")
 
     add("reload", "have the service read its configuration and look at the host again")
     return parser

@@ -17,6 +17,7 @@ from dbus_fast import BusType, DBusFastError, Message, MessageFlag, MessageType,
 from dbus_fast.aio import MessageBus
 
 from bootcctl.exitcodes import Failure, failure_from_bus
+from bootcctl.runfiles import parse_document
 
 SERVICE = "org.bootcd1"
 ROOT = "/org/bootcd1"
@@ -30,6 +31,7 @@ INTERACTIVE_SECS = 300.0
 "A person may have to find a password first."
 
 _QUEUE_LIMIT = 1000
+_DOCUMENT_LIMIT = 16 << 20
 _DBUS = "org.freedesktop.DBus"
 _DBUS_PATH = "/org/freedesktop/DBus"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
@@ -68,8 +70,15 @@ Event = Changed | Owner | Gap | Interrupt | BusGone
 class Client:
     """One connection, used as an asynchronous context manager."""
 
-    def __init__(self, address: str, *, interactive: bool = False) -> None:
-        """`address` empty: the system bus. `interactive`: a person may be asked for a password."""
+    def __init__(self, address: str, *, interactive: bool = False, descriptors: bool = False) -> None:
+        """Prepare a connection.
+
+        Args:
+            address: empty for the system bus.
+            interactive: a person may be asked for a password.
+            descriptors: answers may hold file descriptors, see `document`.
+        """
+        self._descriptors = descriptors
         self._address = address
         self._flags = MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION if interactive else MessageFlag.NONE
         self._deadline = INTERACTIVE_SECS if interactive else CALL_SECS
@@ -81,7 +90,11 @@ class Client:
     async def __aenter__(self) -> Self:
         try:
             async with asyncio.timeout(CONNECT_SECS):
-                self._bus = MessageBus(bus_address=self._address or None, bus_type=BusType.SYSTEM)
+                self._bus = MessageBus(
+                    bus_address=self._address or None,
+                    bus_type=BusType.SYSTEM,
+                    negotiate_unix_fd=self._descriptors,
+                )
                 await self._bus.connect()
         except TimeoutError:
             raise Failure(
@@ -197,7 +210,31 @@ class Client:
         )
         return await self._exchange(message, CONNECT_SECS)
 
+    async def document(self, member: str, signature: str, body: list[Any]) -> dict[str, Any]:
+        """Call a method of the manager that answers with a JSON document in a file in memory."""
+        message = Message(
+            destination=SERVICE,
+            path=ROOT,
+            interface=MANAGER,
+            member=member,
+            signature=signature,
+            body=body,
+            flags=self._flags,
+        )
+        reply = await self._reply(message, self._deadline)
+        if not reply.unix_fds:
+            raise Failure("Failed", "the service gave no document")
+        with open(reply.unix_fds[0], "rb") as file:  # noqa: PTH123, ASYNC230  (a file in memory)
+            text = file.read(_DOCUMENT_LIMIT).decode(errors="replace")
+        document = parse_document(text)
+        if document is None:
+            raise Failure("Failed", "the service gave a document that cannot be read")
+        return document
+
     async def _exchange(self, message: Message, deadline: float) -> list[Any]:
+        return list(unpack_variants((await self._reply(message, deadline)).body))
+
+    async def _reply(self, message: Message, deadline: float) -> Message:
         try:
             async with asyncio.timeout(deadline):
                 reply = await self._bus.call(message)
@@ -212,7 +249,7 @@ class Client:
         if reply.message_type is MessageType.ERROR:
             text = reply.body[0] if reply.body and isinstance(reply.body[0], str) else ""
             raise failure_from_bus(reply.error_name or "", text)
-        return list(unpack_variants(reply.body))
+        return reply
 
     async def get_all(self, path: str, interface: str) -> dict[str, Any]:
         """Read all properties of an interface."""

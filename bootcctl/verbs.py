@@ -10,7 +10,14 @@ from typing import Any
 
 from bootcctl import exitcodes
 from bootcctl.client import DEPLOYMENT, JOB, MANAGER, ROOT, Client, may_ask_person
-from bootcctl.documents import ENDED, JOB_PREFIX, deployment_id, job_document, service_document
+from bootcctl.documents import (
+    DEPLOYMENT_PREFIX,
+    ENDED,
+    JOB_PREFIX,
+    deployment_id,
+    job_document,
+    service_document,
+)
 from bootcctl.exitcodes import Failure, error_kind
 from bootcctl.follow import Detached, JobFollower
 from bootcctl.monitor import monitor
@@ -18,10 +25,12 @@ from bootcctl.passwords import password_agent
 from bootcctl.progressfd import ProgressReport
 from bootcctl.render import clean_lines
 from bootcctl.report import render_history, render_jobs, render_outcome
+from bootcctl.runfiles import parse_document
 from bootcctl.status import format_of, print_host, print_no_host, print_status
 from bootcctl.terminal import Terminal
 
-_MAY_NEED_PASSWORD = {"check", "upgrade", "switch", "rollback", "apply", "cancel", "reload"}
+_MAY_NEED_PASSWORD = {"check", "upgrade", "switch", "rollback", "apply", "cancel", "config-diff", "reload"}
+_DOCUMENTS = {"diff", "config-diff"}
 _JOB_DETAILS_SECS = 3.0
 
 
@@ -37,7 +46,8 @@ def run(options: Namespace, terminal: Terminal) -> int:
 
 async def _run(options: Namespace, terminal: Terminal, interactive: bool) -> int:
     try:
-        async with Client(options.bus, interactive=interactive) as client:
+        descriptors = options.verb in _DOCUMENTS
+        async with Client(options.bus, interactive=interactive, descriptors=descriptors) as client:
             return await _VERBS[options.verb](client, options, terminal)
     except Failure as failure:
         if options.verb != "status":
@@ -48,8 +58,6 @@ async def _run(options: Namespace, terminal: Terminal, interactive: bool) -> int
 
 async def _status(client: Client, options: Namespace, terminal: Terminal) -> int:
     text = str((await client.call(ROOT, MANAGER, "GetStatus", "a{sv}", [{}]))[0])
-    from bootcctl.runfiles import parse_document
-
     host = parse_document(text)
     if host is None:
         raise Failure("Failed", "the service gave a status that cannot be read")
@@ -200,6 +208,27 @@ async def _monitor(client: Client, _options: Namespace, terminal: Terminal) -> i
     return exitcodes.DONE
 
 
+async def _diff(client: Client, options: Namespace, terminal: Terminal) -> int:
+    from bootcctl.differences import choose_deployments, render_diff
+
+    host = parse_document(str((await client.call(ROOT, MANAGER, "GetStatus", "a{sv}", [{}]))[0])) or {}
+    before, after = choose_deployments(host, options.before, options.after)
+    paths = [DEPLOYMENT_PREFIX + id.replace(".", "_") for id in (before, after)]
+    document = await client.document("Diff", "ooa{sv}", [*paths, {}])
+    terminal.document(document)
+    terminal.result(render_diff(document, terminal.style, verbose=options.verbose))
+    return exitcodes.DONE
+
+
+async def _config_diff(client: Client, _options: Namespace, terminal: Terminal) -> int:
+    from bootcctl.differences import render_config_diff
+
+    document = await client.document("ConfigDiff", "a{sv}", [{}])
+    terminal.document(document)
+    terminal.result(render_config_diff(document))
+    return exitcodes.DONE
+
+
 async def _reload(client: Client, _options: Namespace, terminal: Terminal) -> int:
     await client.call(ROOT, MANAGER, "Reload")
     terminal.document({"reloaded": True})
@@ -219,5 +248,7 @@ _VERBS: dict[str, Callable[[Client, Namespace, Terminal], Awaitable[int]]] = {
     "history": _history,
     "monitor": _monitor,
     "notes": _notes,
+    "diff": _diff,
+    "config-diff": _config_diff,
     "reload": _reload,
 }

@@ -20,6 +20,7 @@ from typing import Any
 
 from bootcd import __version__
 from bootcd.agent.agent import Agent
+from bootcd.agent.errand import Comparisons
 from bootcd.agent.inspection import inspect_host
 from bootcd.agent.service import Service, Settings
 from bootcd.agent.snapshot import Change, Snapshot, SnapshotChanged
@@ -98,6 +99,7 @@ async def _serve(options: Options, config: Config) -> int:
         settings=_settings(config, options),
         load=lambda: _settings(_load(options), options),
         inspect=partial(inspect_host, WORKER),
+        comparisons=Comparisons(WORKER),
         state=options.state,
         runtime=options.runtime,
         clock=clock,

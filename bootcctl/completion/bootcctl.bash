@@ -9,7 +9,7 @@ _bootcctl_active_jobs() {
 _bootcctl() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     local common='--help --json --quiet --no-color'
-    local verbs='status check upgrade switch rollback apply cancel jobs monitor history notes reload'
+    local verbs='status check upgrade switch rollback apply cancel jobs monitor history diff config-diff notes reload'
     local verb='' word words=''
 
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
@@ -56,6 +56,10 @@ _bootcctl() {
             [[ $current == -* ]] || words="$words $(_bootcctl_active_jobs)"
             ;;
         history) words="$common --limit" ;;
+        diff)
+            words="$common --verbose"
+            [[ $current == -* ]] || words="$words staged booted rollback"
+            ;;
         *) words=$common ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")

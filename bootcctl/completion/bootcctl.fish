@@ -1,6 +1,6 @@
 # Completion of bootcctl(1) for fish; installed as /usr/share/fish/vendor_completions.d/bootcctl.fish.
 
-set -l verbs status check upgrade switch rollback apply cancel jobs monitor history notes reload
+set -l verbs status check upgrade switch rollback apply cancel jobs monitor history diff config-diff notes reload
 set -l no_verb "not __fish_seen_subcommand_from $verbs"
 
 function __bootcctl_active_jobs
@@ -25,6 +25,8 @@ complete -c bootcctl -n $no_verb -a jobs -d 'List active and recent jobs'
 complete -c bootcctl -n $no_verb -a monitor -d 'Follow the service and its jobs'
 complete -c bootcctl -n $no_verb -a history -d 'List ended jobs'
 complete -c bootcctl -n $no_verb -a notes -d 'Show the release notes of the update'
+complete -c bootcctl -n $no_verb -a diff -d 'Show what differs between two deployments'
+complete -c bootcctl -n $no_verb -a config-diff -d 'List what was changed in /etc'
 complete -c bootcctl -n $no_verb -a reload -d 'Have the service read its configuration again'
 
 complete -c bootcctl -n '__fish_seen_subcommand_from status' -l format -x -a 'human yaml json' -d 'Form of the answer'
@@ -41,3 +43,5 @@ complete -c bootcctl -n '__fish_seen_subcommand_from check upgrade switch rollba
 complete -c bootcctl -n '__fish_seen_subcommand_from upgrade switch' -l progress-fd -x -d 'Write progress to this descriptor'
 complete -c bootcctl -n '__fish_seen_subcommand_from history' -s n -l limit -x -d 'At most this many entries'
 complete -c bootcctl -n '__fish_seen_subcommand_from cancel' -a '(__bootcctl_active_jobs)'
+complete -c bootcctl -n '__fish_seen_subcommand_from diff' -s v -l verbose -d 'List every file'
+complete -c bootcctl -n '__fish_seen_subcommand_from diff' -a 'staged booted rollback'

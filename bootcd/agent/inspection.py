@@ -14,9 +14,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bootcd.host import process
+from bootcd.agent.errand import ask_worker, unexplained
 from bootcd.host.watch import DirectoryWatch
-from bootcd.model.errors import BackendFailed, BootcdError, ErrorInfo, error_from_info
+from bootcd.model.errors import BootcdError
 from bootcd.model.report import HostReport
 
 log = logging.getLogger(__name__)
@@ -150,24 +150,9 @@ def _log_defect(task: asyncio.Task[None]) -> None:
 async def inspect_host(worker: Sequence[str], sysroot: str) -> HostReport:
     """Return what is on the host now. Raises the error the worker reports, or BackendFailed."""
     argv = (*worker, "inspect", "--sysroot", sysroot)
+    answer = await ask_worker(argv, deadline_secs=DEADLINE_SECS, limit=OUTPUT_LIMIT, what="looked at")
     try:
-        done = await process.run(argv, deadline_secs=DEADLINE_SECS, limit=OUTPUT_LIMIT)
-    except TimeoutError:
-        raise BackendFailed(f"the host could not be looked at within {DEADLINE_SECS:g} s") from None
-    except OSError as error:
-        raise BackendFailed(f"the host cannot be looked at: {error.strerror}") from error
-    try:
-        if done.status == 0:
-            return HostReport.model_validate_json(done.stdout)
-        if done.status == 1:
-            raise error_from_info(ErrorInfo.model_validate_json(done.stdout))
+        return HostReport.model_validate_json(answer)
     except ValidationError as error:
         log.debug("output of the inspection is not understood: %s", error)
-    raise _unexplained(done)
-
-
-def _unexplained(done: process.Completed) -> BootcdError:
-    log.warning(
-        "inspection ended with status %d: %s", done.status, done.stderr.decode(errors="replace")[-2000:]
-    )
-    return BackendFailed("the host could not be looked at", hint="see 'journalctl -u bootcd'")
+        raise unexplained(b"an answer that is not understood", 0, "looked at") from None

@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
 
+from bootcd.agent.errand import Comparisons
 from bootcd.agent.inspection import HostWatcher
 from bootcd.agent.memory import Memory, load_memory
 from bootcd.agent.publication import Publication, render_service
@@ -74,6 +75,7 @@ class Service:
         settings: Settings,
         load: Callable[[], Settings],
         inspect: Callable[[str], Awaitable[HostReport]],
+        comparisons: Comparisons,
         state: Path,
         runtime: Path,
         clock: Clock,
@@ -85,6 +87,7 @@ class Service:
         self._memory_path = state / "agent.json"
         self._runtime = runtime
         self._clock = clock
+        self._comparisons = comparisons
         self._publication = Publication()
         self._watcher = HostWatcher(inspect, settings.worker.sysroot, self._on_host)
         self._observers: list[Callable[[Change], None]] = []
@@ -164,6 +167,14 @@ class Service:
         status, available = self._snapshot.host.status, self._snapshot.available
         shown = {available.digest if available else "", digest_of(status.staged) if status.staged else ""}
         return self._memory.notes if self._memory.notes_digest in shown else ""
+
+    async def diff(self, before: str, after: str) -> bytes:
+        """Compare two deployments, named by `BootEntry.id`; see `Comparisons`."""
+        return await self._comparisons.deployments(self._settings.worker.sysroot, before, after)
+
+    async def config_diff(self) -> bytes:
+        """Compare the host's /etc with that of its image; see `Comparisons`."""
+        return await self._comparisons.config(self._settings.worker.sysroot)
 
     async def reload(self) -> None:
         """Read the settings again and look at the host again. Raises InvalidConfig, old settings kept."""

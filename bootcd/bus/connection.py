@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import array
 import asyncio
+import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from dbus_fast import BusType, DBusError, Message, MessageFlag, MessageType, NameFlag, RequestNameReply
@@ -56,7 +57,10 @@ class _Writer(_MessageWriter):
         self._unread = 0
 
     def schedule_write(self, msg: Message | None = None, future: asyncio.Future[None] | None = None) -> None:
-        if msg is None or self.bus._disconnected:  # noqa: SLF001
+        if msg is None:
+            return
+        if self.bus._disconnected:  # noqa: SLF001
+            close_all(msg.unix_fds)
             return
         self.buffer_message(msg, future)
         self._unread += len(self.messages[-1][0])
@@ -90,6 +94,7 @@ class _Writer(_MessageWriter):
         if self.unix_fds:
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", self.unix_fds))
             sent = self._socket.sendmsg([rest], [rights])
+            close_all(self.unix_fds)
             self.unix_fds = None
         else:
             sent = self._socket.send(rest)
@@ -101,9 +106,17 @@ class _Writer(_MessageWriter):
                 self.fut.set_result(None)
 
     def _fail(self, error: OSError) -> None:
+        for descriptors in (self.unix_fds, *(item[1] for item in self.messages)):
+            close_all(descriptors or ())
+        self.unix_fds = None
         self.messages.clear()
         self.buf = None
         self.bus._finalize(error)  # noqa: SLF001
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 class _Bus(MessageBus):
@@ -166,6 +179,8 @@ class Connection:
 
     def send(self, message: Message) -> None:
         """Queue a message; on a connection that has ended it is dropped.
+
+        Descriptors in it are closed when they were sent, or with the message.
 
         Raises a ValueError or TypeError of dbus_fast where the body does not fit the signature.
         """

@@ -17,7 +17,7 @@ from typing import Any
 from dbus_fast import Message, MessageFlag, MessageType
 
 from bootcd.bus.callers import Caller, Callers, read_without_waiting
-from bootcd.bus.connection import Connection, ConnectionEnded
+from bootcd.bus.connection import Connection, ConnectionEnded, close_all
 from bootcd.bus.errors import ProtocolError, describe
 from bootcd.bus.inbox import BODY_LIMIT, CUT
 from bootcd.bus.interfaces import JOB_ROOT
@@ -51,6 +51,13 @@ class Call:
     @property
     def requester(self) -> Requester:
         return self.caller.requester()
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """A file descriptor in an answer; it is closed once the answer is on its way."""
+
+    number: int
 
 
 Handler = Callable[[Call], Awaitable[list[Any]]]
@@ -249,8 +256,13 @@ class Dispatcher:
             self._callers.unwatch()
 
     def _answer(self, message: Message, method: Method, body: list[Any]) -> None:
-        if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
-            self._connection.send(Message.new_method_return(message, method.reply_signature, body))
+        descriptors = [item.number for item in body if isinstance(item, Descriptor)]
+        if message.flags & MessageFlag.NO_REPLY_EXPECTED:
+            close_all(descriptors)
+            return
+        # In the body stands which of the descriptors it is.
+        body = [descriptors.index(item.number) if isinstance(item, Descriptor) else item for item in body]
+        self._connection.send(Message.new_method_return(message, method.reply_signature, body, descriptors))
 
     def _refuse(self, message: Message, error: Exception) -> None:
         name, text = describe(error, f"{message.interface}.{message.member}")

@@ -241,6 +241,13 @@ MANAGER = Interface.of(
     Method("GetStatus", (_OPTIONS,), (Argument("status", "s"),), options={}),
     Method("GetHistory", (_OPTIONS,), (Argument("entries", "aa{sv}"),), options={"limit": "u"}),
     Method("GetNotes", (_OPTIONS,), (Argument("notes", "s"),), options={}),
+    Method(
+        "Diff",
+        (Argument("from", "o"), Argument("to", "o"), _OPTIONS),
+        (Argument("document", "h"),),
+        options={},
+    ),
+    Method("ConfigDiff", (_OPTIONS,), (Argument("document", "h"),), options={}, action="config-diff"),
     Method("Reload", action="reload"),
     Signal("JobNew", (_JOB, Argument("uuid", "s"), Argument("kind", "s"))),
     Signal(

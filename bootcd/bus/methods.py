@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any, Protocol
 
 from bootcd.agent.snapshot import Change, Snapshot
-from bootcd.bus.dispatch import Call, Handler, Handlers
+from bootcd.bus.dispatch import Call, Descriptor, Handler, Handlers
 from bootcd.bus.interfaces import JOB, MANAGER, history_entry, outcome_entries
 from bootcd.bus.publisher import Publisher
+from bootcd.host.files import sealed_memory
 from bootcd.model.errors import BackendFailed, Busy, InvalidArguments
 from bootcd.model.job import JobKind, JobOptions, JobRecord, Requester
 
@@ -38,6 +39,8 @@ class UpdateService(Protocol):
     async def wait(self, uuid: str) -> JobRecord: ...
     async def history(self, limit: int) -> list[JobRecord]: ...
     def notes(self) -> str: ...
+    async def diff(self, before: str, after: str) -> bytes: ...
+    async def config_diff(self) -> bytes: ...
     async def reload(self) -> None: ...
     async def host_ready(self) -> None: ...
     def subscribe(self, observer: Callable[[Change], None]) -> Callable[[], None]: ...
@@ -54,6 +57,8 @@ class Methods:
             "GetStatus": self._get_status,
             "GetHistory": self._get_history,
             "GetNotes": self._get_notes,
+            "Diff": self._diff,
+            "ConfigDiff": self._config_diff,
             "Reload": self._reload,
         }
         job: dict[str, Handler] = {"Cancel": self._cancel, "Wait": self._wait}
@@ -79,6 +84,13 @@ class Methods:
     async def _get_notes(self, _: Call) -> list[Any]:
         return [self._service.notes()]
 
+    async def _diff(self, call: Call) -> list[Any]:
+        before, after = map(self._publisher.deployment_at, call.arguments)
+        return [await _memory("diff", await self._service.diff(before, after))]
+
+    async def _config_diff(self, _: Call) -> list[Any]:
+        return [await _memory("config-diff", await self._service.config_diff())]
+
     async def _reload(self, _: Call) -> list[Any]:
         await self._service.reload()
         return []
@@ -101,6 +113,10 @@ class Methods:
             path = self._publisher.path_of(uuid)
             where = f" ({path}, {uuid})" if path != "/" else ""
             raise Busy(error.message + where, hint=error.hint, **error.fields) from None
+
+
+async def _memory(name: str, document: bytes) -> Descriptor:
+    return Descriptor(await asyncio.to_thread(sealed_memory, name, document))
 
 
 def _job_options(call: Call) -> JobOptions:

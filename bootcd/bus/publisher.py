@@ -74,6 +74,13 @@ class Publisher:
             raise ProtocolError("UnknownObject", f"there is no object {path}")
         return record.request.uuid
 
+    def deployment_at(self, path: str) -> str:
+        """Return the id of the deployment at a path; raises UnknownObject where there is none."""
+        for view in deployments(self._snapshot):
+            if deployment_path(view.entry) == path:
+                return view.entry.id
+        raise ProtocolError("UnknownObject", f"there is no object {path}")
+
     def owner_of(self, path: str) -> int | None:
         """Return the uid of whoever started the job at a path, None for any other path."""
         record = self._jobs.get(path)

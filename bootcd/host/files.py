@@ -7,12 +7,14 @@ directory is synced: rename(2) is atomic, fsync(2) of the directory makes the ne
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import stat
 from pathlib import Path
 
 _TEMPORARY = ".*.new"
+_ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
@@ -64,6 +66,20 @@ def read_bounded(path: Path, limit: int) -> bytes:
     if len(data) > limit:
         raise OSError(errno.EFBIG, f"Longer than {limit} bytes", str(path))
     return data
+
+
+def sealed_memory(name: str, data: bytes) -> int:
+    """Return a descriptor of a file in memory that holds `data` and that nobody can change any more."""
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(data)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _ALL_SEALS)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def remove_leftovers(directory: Path) -> None:

@@ -15,7 +15,9 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import ValidationError
 
@@ -44,22 +46,50 @@ def main() -> int:
     run.add_argument("directory", type=Path)
     run.add_argument("--socket", type=Path, required=True, help="datagram socket that takes progress")
     inspect = verbs.add_parser("inspect", help="print what is on the host")
-    inspect.add_argument("--sysroot", type=Path, default=Path("/"))
+    diff = verbs.add_parser("diff", help="print what differs between two deployments")
+    diff.add_argument("before", metavar="ID")
+    diff.add_argument("after", metavar="ID")
+    config = verbs.add_parser("config-diff", help="print what differs between /etc and the image's")
+    for verb in (inspect, diff, config):
+        verb.add_argument("--sysroot", type=Path, default=Path("/"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
-    if arguments.verb == "inspect":
-        return _inspect(arguments.sysroot)
-    return _run(arguments.directory, arguments.socket)
+    match arguments.verb:
+        case "inspect":
+            return _answer(lambda: _report(arguments.sysroot))
+        case "diff":
+            return _answer(lambda: _diff(arguments.sysroot, arguments.before, arguments.after))
+        case "config-diff":
+            return _answer(lambda: _config_diff(arguments.sysroot))
+        case _:
+            return _run(arguments.directory, arguments.socket)
 
 
-def _inspect(sysroot: Path) -> int:
+class _Document(Protocol):
+    def to_json(self) -> str: ...
+
+
+def _diff(sysroot: Path, before: str, after: str) -> _Document:
+    from bootcd.ostree.diff import diff_deployments
+
+    return diff_deployments(Sysroot(sysroot), before, after)
+
+
+def _config_diff(sysroot: Path) -> _Document:
+    from bootcd.ostree.config_diff import diff_config
+
+    return diff_config(Sysroot(sysroot))
+
+
+def _answer(question: Callable[[], _Document]) -> int:
+    """Print a document, or the error there was instead."""
     try:
-        document = _report(sysroot).to_json()
+        document = question().to_json()
     except BootcdError as error:
         sys.stdout.write(error.info().model_dump_json())
         return 1
     except Exception:
-        log.exception("the host could not be inspected")
+        log.exception("the question could not be answered")
         sys.stdout.write(_internal().info().model_dump_json())
         return 1
     sys.stdout.write(document)

@@ -726,3 +726,21 @@ async def test_interrupt_while_the_service_thinks_leaves_at_once(
     assert await command.ended() == 130
     assert "Traceback" not in command.err
     service.answers_history.set()
+
+
+# Documents in a descriptor
+
+
+async def test_diff_asks_for_the_deployments_that_are_meant(address: str, service: ScriptedService) -> None:
+    document = host(booted=deployment("1.0", "a"), staged=deployment("2.0", "b"))
+    service.publish(host=document, host_json=document.to_json())
+    command = await run(address, "diff", "--json")
+    found = json.loads(command.out)
+    names = [entry.id for entry in (document.status.booted, document.status.staged) if entry]
+    assert (command.code, [found["before"]["id"], found["after"]["id"]]) == (0, names)
+    assert service.requests[-1] == ("diff", {"before": names[0], "after": names[1]})
+    assert (await run(address, "config-diff")).out == "M    /etc/fstab\n"
+    command = await run(address, "diff", "rollback")
+    assert (command.code, command.err.partition("\n")[0]) == (5, "bootcctl: there is no rollback deployment")
+    service.refusals["diff"] = Busy("others are at it")
+    assert (await run(address, "diff")).code == 3

@@ -37,7 +37,7 @@ ERROR = "org.freedesktop.DBus.Error."
 NEEDS_PROMPT = ERROR + "InteractiveAuthorizationRequired"
 DENIED = ERROR + "AccessDenied"
 JOB_PATH = f"{ROOT_PATH}/job/_1"
-READS_OF_SERVICE = {"history", "notes", "wait", "host_ready"}
+READS_OF_SERVICE = {"history", "notes", "wait", "host_ready", "diff"}
 
 
 @pytest.fixture
@@ -83,6 +83,8 @@ def arguments(path: str, method: Method) -> list[Any]:
     values = {
         "options": {},
         "image": "registry.test/os:2",
+        "from": f"{ROOT_PATH}/deployment/_{BOOTED}_0",
+        "to": f"{ROOT_PATH}/deployment/_{BOOTED}_0",
         "interface_name": own.name,
         "property_name": own.properties[0].name,
         "value": Variant("s", "x"),
@@ -114,7 +116,7 @@ async def test_every_member_called_by_a_user_answers_and_changes_nothing(
 @pytest.mark.parametrize("interface", [MANAGER, DEPLOYMENT, JOB], ids=lambda interface: interface.name)
 def test_methods_that_need_no_action_are_the_reading_ones(interface: Interface) -> None:
     free = {method.name for method in interface.methods.values() if not method.action}
-    assert free <= {"GetStatus", "GetHistory", "GetNotes", "Wait"}
+    assert free <= {"GetStatus", "GetHistory", "GetNotes", "Diff", "Wait"}
 
 
 async def test_without_polkit_users_are_refused_and_root_is_served(

@@ -108,6 +108,14 @@ class ScriptedService:
         self._note("history", limit)
         return self.ended[:limit]
 
+    async def diff(self, before: str, after: str) -> bytes:
+        self._note("diff", before, after)
+        return b"{}"
+
+    async def config_diff(self) -> bytes:
+        self._note("config-diff")
+        return b"{}"
+
     async def reload(self) -> None:
         self._note("reload")
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from bootcd.agent.snapshot import Change, JobAdded, JobChanged, Snapshot, SnapshotChanged
 from bootcd.bus.frontend import Frontend
+from bootcd.model.comparison import ConfigDiff, DeploymentDiff, DeploymentSummary
 from bootcd.model.errors import BootcdError, NotCancellable
 from bootcd.model.host import (
     BootEntry,
@@ -217,6 +218,17 @@ class ScriptedService:
 
     def notes(self) -> str:
         return self.release_notes
+
+    async def diff(self, before: str, after: str) -> bytes:
+        self.requests.append(("diff", {"before": before, "after": after}))
+        if "diff" in self.refusals:
+            raise self.refusals["diff"]
+        summaries = [DeploymentSummary(id=id) for id in (before, after)]
+        return DeploymentDiff(before=summaries[0], after=summaries[1]).to_json().encode()
+
+    async def config_diff(self) -> bytes:
+        self.requests.append(("config-diff", {}))
+        return ConfigDiff(deployment="x.0", modified=("/etc/fstab",)).to_json().encode()
 
     async def reload(self) -> None:
         self.requests.append(("reload", {}))

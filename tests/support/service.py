@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+from bootcd.agent.errand import Comparisons
 from bootcd.agent.inspection import inspect_host
 from bootcd.agent.service import Service, Settings
 from bootcd.agent.snapshot import Change, Snapshot, SnapshotChanged
@@ -95,6 +96,7 @@ class ServiceBench:
             settings=self.settings,
             load=self._load,
             inspect=partial(inspect_host, SCRIPTED_WORKER),
+            comparisons=Comparisons(SCRIPTED_WORKER),
             state=self.state,
             runtime=self.runtime,
             clock=self.clock,

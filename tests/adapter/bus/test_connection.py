@@ -153,8 +153,10 @@ async def test_send_file_descriptor_arrives(bus: PrivateBus) -> None:
         received = (await peer.signal(lambda m: m.member == "Pipe")).unix_fds
     os.write(received[0], b"hello")
     assert os.read(read_end, 5) == b"hello"
-    for descriptor in (read_end, write_end, *received):
+    for descriptor in (read_end, *received):
         os.close(descriptor)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(write_end)  # ours went with the message
     await sender.close()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bootcd.host.files import read_bounded, remove_leftovers, write_atomic
+from bootcd.host.files import read_bounded, remove_leftovers, sealed_memory, write_atomic
 
 
 def names(directory: Path) -> list[str]:
@@ -70,7 +70,7 @@ def test_write_atomic_from_many_threads_never_tears(tmp_path: Path) -> None:
 WRITER = """
 import itertools, sys
 from pathlib import Path
-from bootcd.host.files import write_atomic
+from bootcd.host.files import write_atomic, sealed_memory
 target = Path(sys.argv[1])
 for number in itertools.count():
     write_atomic(target, bytes([65 + number % 26]) * 200_000, durable=False)
@@ -121,3 +121,14 @@ def test_read_bounded_of_a_directory_or_nothing_is_an_os_error(tmp_path: Path) -
         read_bounded(tmp_path, 100)
     with pytest.raises(FileNotFoundError):
         read_bounded(tmp_path / "absent", 100)
+
+
+def test_sealed_memory_is_read_from_its_beginning_and_cannot_be_changed() -> None:
+    descriptor = sealed_memory("document", b"content")
+    try:
+        assert os.read(descriptor, 100) == b"content"
+        for change in (lambda: os.pwrite(descriptor, b"x", 0), lambda: os.ftruncate(descriptor, 0)):
+            with pytest.raises(PermissionError):
+                change()
+    finally:
+        os.close(descriptor)
