@@ -108,6 +108,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     _waiting(add("apply", "reboot now into what is staged or queued"))
 
+    edit = add("edit", "change what this host is wanted to be in an editor: its image, or the boot order")
+    edit.add_argument(
+        "-f", "--filename", metavar="FILE", default="", help="take it from this file, - for standard input"
+    )
+    _waiting(edit)
+
     cancel = add("cancel", "stop a job and wait for its end")
     cancel.add_argument(
         "job", metavar="JOB", nargs="?", default="", help="number or uuid (default: the active job)"

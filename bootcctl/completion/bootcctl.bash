@@ -9,7 +9,7 @@ _bootcctl_active_jobs() {
 _bootcctl() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     local common='--help --json --quiet --no-color'
-    local verbs='status check upgrade switch rollback apply cancel jobs monitor history diff config-diff notes reload'
+    local verbs='status check upgrade switch rollback edit apply cancel jobs monitor history diff config-diff notes reload'
     local verb='' word words=''
 
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
@@ -32,6 +32,10 @@ _bootcctl() {
             mapfile -t COMPREPLY < <(compgen -W 'registry oci oci-archive docker-archive dir containers-storage' -- "$current")
             return
             ;;
+        edit:-f | edit:--filename)
+            mapfile -t COMPREPLY < <(compgen -f -- "$current")
+            return
+            ;;
         history:-n | history:--limit)
             return
             ;;
@@ -51,6 +55,9 @@ _bootcctl() {
             fi
             ;;
         rollback) words="$common --apply --no-wait" ;;
+        edit)
+            words="$common --filename --no-wait"
+            ;;
         cancel)
             words="$common --no-wait"
             [[ $current == -* ]] || words="$words $(_bootcctl_active_jobs)"

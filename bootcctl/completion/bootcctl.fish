@@ -1,6 +1,6 @@
 # Completion of bootcctl(1) for fish; installed as /usr/share/fish/vendor_completions.d/bootcctl.fish.
 
-set -l verbs status check upgrade switch rollback apply cancel jobs monitor history diff config-diff notes reload
+set -l verbs status check upgrade switch rollback edit apply cancel jobs monitor history diff config-diff notes reload
 set -l no_verb "not __fish_seen_subcommand_from $verbs"
 
 function __bootcctl_active_jobs
@@ -19,6 +19,7 @@ complete -c bootcctl -n $no_verb -a check -d 'Ask the registry for a newer versi
 complete -c bootcctl -n $no_verb -a upgrade -d 'Stage the newest version of the tracked image'
 complete -c bootcctl -n $no_verb -a switch -d 'Track another image and stage it'
 complete -c bootcctl -n $no_verb -a rollback -d 'Boot the previous deployment next time'
+complete -c bootcctl -n $no_verb -a edit -d 'Change image or boot order in an editor'
 complete -c bootcctl -n $no_verb -a apply -d 'Reboot now into what is staged or queued'
 complete -c bootcctl -n $no_verb -a cancel -d 'Stop a job'
 complete -c bootcctl -n $no_verb -a jobs -d 'List active and recent jobs'
@@ -39,9 +40,10 @@ complete -c bootcctl -n '__fish_seen_subcommand_from upgrade' -l check -d 'Only 
 complete -c bootcctl -n '__fish_seen_subcommand_from switch' -l enforce-container-sigpolicy -d 'Refuse images that may come unsigned'
 complete -c bootcctl -n '__fish_seen_subcommand_from upgrade switch' -l download-only -d 'Stage it locked'
 complete -c bootcctl -n '__fish_seen_subcommand_from upgrade switch rollback' -l apply -d 'Reboot into it now'
-complete -c bootcctl -n '__fish_seen_subcommand_from check upgrade switch rollback apply cancel' -l no-wait -d 'Return at once'
+complete -c bootcctl -n '__fish_seen_subcommand_from check upgrade switch rollback edit apply cancel' -l no-wait -d 'Return at once'
 complete -c bootcctl -n '__fish_seen_subcommand_from upgrade switch' -l progress-fd -x -d 'Write progress to this descriptor'
 complete -c bootcctl -n '__fish_seen_subcommand_from history' -s n -l limit -x -d 'At most this many entries'
 complete -c bootcctl -n '__fish_seen_subcommand_from cancel' -a '(__bootcctl_active_jobs)'
 complete -c bootcctl -n '__fish_seen_subcommand_from diff' -s v -l verbose -d 'List every file'
 complete -c bootcctl -n '__fish_seen_subcommand_from diff' -a 'staged booted rollback'
+complete -c bootcctl -n '__fish_seen_subcommand_from edit' -s f -l filename -r -F -d 'Take it from a file'
