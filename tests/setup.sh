@@ -16,7 +16,7 @@ packages=(
   podman                                                            # the store of bound images
   policycoreutils                                                   # Debian's SELinux policy, built for a test
   btrfs-progs dosfstools fdisk grub-common grub-efi-amd64-bin mtools xfsprogs  # installations
-  fish libglib2.0-bin man-db procps rpm zsh                             # shells, man, pgrep, rpm and gdbus, for single tests
+  fish libglib2.0-bin man-db procps zsh                             # shells, man, pgrep and gdbus, for single tests
 )
 
 [ -x /usr/bin/python3 ] || die "python3 is missing: apt-get install python3"
