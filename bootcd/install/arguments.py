@@ -73,7 +73,7 @@ def common_options(arguments: argparse.Namespace) -> Options:
         source=source,
         target=target,
         settings=worker_settings(arguments.config_dir),
-        now=SystemClock().now(),
+        clock=SystemClock(),
         host_files=settings_files(Path("/"), DIRECTORIES[2:]),
         kargs=_kargs(arguments.karg),
         karg_deletes=tuple(arguments.karg_delete),

@@ -100,7 +100,7 @@ async def _import(prepared: Prepared, sysroot: Sysroot, reporter: Reporter) -> s
         sysroot.repository,
         parallel=settings.parallel_downloads,
         memory_bytes=settings.memory_bytes,
-        now=prepared.options.now,
+        now=prepared.options.clock.now(),
     )
     progress = ImportProgress()
 
@@ -111,7 +111,7 @@ async def _import(prepared: Prepared, sysroot: Sysroot, reporter: Reporter) -> s
 
     ticker = asyncio.create_task(tell())
     try:
-        image = image_of(prepared.target, prepared.resolved)
+        image = image_of(prepared.target, prepared.resolved, prepared.verdict)
         result = await importer.run(image, prepared.open_blob, progress)
     finally:
         ticker.cancel()

@@ -10,11 +10,12 @@ import os
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from bootcd.engine.source import open_source
+from bootcd.engine.trust import Trust
 from bootcd.host import process, selinux
+from bootcd.host.clock import Clock
 from bootcd.install.grub import Choice, Method, choose_bootloader
 from bootcd.install.report import Reporter, Step
 from bootcd.install.settings import Bootloader, InstallSettings, merge_files
@@ -23,6 +24,7 @@ from bootcd.install.survey import BOUND_IMAGES, Survey, survey_image
 from bootcd.install.tools import require_tools
 from bootcd.model.errors import InvalidManifest, Unsupported
 from bootcd.model.job import WorkerSettings
+from bootcd.model.trust import Verdict
 from bootcd.oci.manifest import host_architecture
 from bootcd.oci.resolve import ResolvedImage
 from bootcd.ostree.fetch import OpenBlob
@@ -42,7 +44,7 @@ class Options:
     source: TrackedImage
     target: TrackedImage
     settings: WorkerSettings
-    now: datetime
+    clock: Clock
     host_files: tuple[tuple[str, bytes], ...] = ()
     "Drop-ins of the administrator, as `merge_files` takes them."
     kargs: tuple[str, ...] = ()
@@ -70,6 +72,8 @@ class Prepared:
     choice: Choice
     target: TrackedImage
     "What the system is to follow."
+    verdict: Verdict
+    "Why the signature policy of this machine lets it in."
     fsverity: bool
     "Its files are sealed one by one."
 
@@ -79,17 +83,20 @@ async def prepared(options: Options, reporter: Reporter) -> AsyncGenerator[Prepa
     """Have an image at hand for the length of a block.
 
     Raises: what fetching and reading it raises.
+        SignatureRejected: this machine's signature policy does not let it in.
         NotBootable: it is no host image, or lacks a kernel or a boot loader.
         NoMatchingPlatform: it is for other machines.
         Unsupported: it needs what cannot be done here.
     """
     reference = options.source.image_ref_name
     architecture, variant = host_architecture(options.machine)
+    Trust(options.settings, options.clock).require_possible(options.source)
     async with AsyncExitStack() as stack:
         reporter.step(Step.RESOLVE)
         source = await stack.enter_async_context(open_source(options.source, options.settings))
         resolved = await source.resolve(architecture=architecture, variant=variant)
-        check_bootable(image_of(options.source, resolved))
+        verdict = await Trust(options.settings, options.clock).judge(options.source, source, resolved)
+        check_bootable(image_of(options.source, resolved, verdict))
         if options.run_fetch_check and options.target != options.source:
             followed = await stack.enter_async_context(open_source(options.target, options.settings))
             await followed.resolve(architecture=architecture, variant=variant)
@@ -122,7 +129,7 @@ async def prepared(options: Options, reporter: Reporter) -> AsyncGenerator[Prepa
         target = options.target
         if settings.enforce_container_sigpolicy:
             target = TrackedImage(target.transport, target.name, SignaturePolicy.CONTAINER_POLICY)
-        yield Prepared(options, resolved, open_blob, survey, settings, choice, target, fsverity)
+        yield Prepared(options, resolved, open_blob, survey, settings, choice, target, verdict, fsverity)
 
 
 async def image_settings(source: TrackedImage, worker: WorkerSettings) -> InstallSettings:
@@ -165,7 +172,7 @@ async def _kernel_knows_fat() -> bool:
     return "\tvfat\n" in await asyncio.to_thread(Path("/proc/filesystems").read_text)
 
 
-def image_of(tracked: TrackedImage, resolved: ResolvedImage) -> Image:
+def image_of(tracked: TrackedImage, resolved: ResolvedImage, verdict: Verdict) -> Image:
     """Return what the importer takes; it names the image's ref after `tracked`."""
     try:
         manifest, config = resolved.manifest_bytes.decode(), resolved.config_bytes.decode()
@@ -179,6 +186,7 @@ def image_of(tracked: TrackedImage, resolved: ResolvedImage) -> Image:
         manifest_json=manifest,
         config=resolved.config,
         config_json=config,
+        verdict=verdict,
     )
 
 

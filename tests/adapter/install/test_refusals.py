@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from bootcd.model.errors import (
     NoMatchingPlatform,
     NotBootable,
     OutOfSpace,
+    SignatureRejected,
     Unsupported,
     WrongState,
 )
@@ -57,12 +59,14 @@ def arguments(disk: Path, source: str, *more: str) -> argparse.Namespace:
     return build_parser().parse_args([*words, str(disk)])
 
 
-async def refused(disk: Path, source: str, *more: str) -> BootcdError:
+async def refused(disk: Path, source: str, *more: str, containers_root: Path = Path("/")) -> BootcdError:
     """Try to install in this process, which is refused before anything is mounted; returns why."""
     before = content_of(disk)
     parsed = arguments(disk, source, *more)
+    options = common_options(parsed)
+    settings = options.settings.model_copy(update={"containers_root": str(containers_root)})
     with pytest.raises(BootcdError) as caught:
-        await install_to_disk(common_options(parsed), disk_options(parsed), Reporter(quiet=True))
+        await install_to_disk(replace(options, settings=settings), disk_options(parsed), Reporter(quiet=True))
     assert content_of(disk) == before
     return caught.value
 
@@ -96,6 +100,16 @@ async def test_image_that_cannot_boot_here_is_refused(
     found = await refused(marked, source, *OPTIONS)
     assert isinstance(found, error)
     assert words in found.message
+
+
+async def test_image_the_signature_policy_rejects_is_refused(
+    marked: Path, source: str, tmp_path: Path
+) -> None:
+    policy = tmp_path / "etc/containers/policy.json"
+    policy.parent.mkdir(parents=True)
+    policy.write_text('{"default": [{"type": "reject"}]}')
+    found = await refused(marked, source, *OPTIONS, containers_root=tmp_path)
+    assert isinstance(found, SignatureRejected)
 
 
 async def test_image_of_a_container_is_refused(marked: Path, tmp_path: Path) -> None:
