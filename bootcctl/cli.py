@@ -80,6 +80,15 @@ def build_parser() -> argparse.ArgumentParser:
 
     upgrade = add("upgrade", "stage the newest version of the tracked image")
     upgrade.add_argument("--check", action="store_true", help="only look, as the verb check does")
+    upgrade.add_argument(
+        "--from-downloaded",
+        action="store_true",
+        help="take what is staged and locked, and ask no registry",
+    )
+    upgrade.add_argument(
+        "--tag", default="", metavar="TAG", help="take this tag of the image, and track it from now on"
+    )
+    _soft_reboot(upgrade)
     _staging(upgrade)
 
     switch = add("switch", "track another image and stage it")
@@ -100,13 +109,54 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="IMAGE",
         help="image reference, such as quay.io/example/os:1, or a path, as in --transport oci /mnt/os:1",
     )
+    switch.add_argument(
+        "--retain", action="store_true", help="keep the plain ostree ref that was followed before"
+    )
+    _soft_reboot(switch)
     _staging(switch)
 
     rollback = add("rollback", "boot the previous deployment next time; again: undo that")
     rollback.add_argument("--apply", action="store_true", help="reboot into it now")
+    _soft_reboot(rollback)
     _waiting(rollback)
 
-    _waiting(add("apply", "reboot now into what is staged or queued"))
+    apply = add("apply", "reboot now into what is staged or queued")
+    _soft_reboot(apply)
+    _waiting(apply)
+
+    kargs = add("kargs", "show the kernel arguments, or change them in a new deployment")
+    for option, metavar, text in (
+        ("--delete", "KEY[=VALUE]", "take an argument out"),
+        ("--replace", "KEY[=OLD]=NEW", "give an argument another value"),
+        ("--append", "KEY[=VALUE]", "add an argument, if it is not there"),
+    ):
+        kargs.add_argument(
+            option, action="append", default=[], metavar=metavar, help=f"{text}; may be repeated"
+        )
+    kargs.add_argument("--apply", action="store_true", help="reboot into it now, if anything changed")
+    _waiting(kargs)
+
+    for name, text, default in (
+        ("pin", "keep a deployment whatever comes after it", "booted"),
+        ("unpin", "let a pinned deployment go like any other", "booted"),
+        ("drop", "take a deployment off the host", None),
+    ):
+        verb = add(name, text)
+        verb.add_argument(
+            "deployment",
+            metavar="DEPLOYMENT",
+            nargs="?" if default else None,
+            default=default,
+            help="booted, staged, rollback, a number as in 'ostree admin status', or an id"
+            + (f" (default: {default})" if default else ""),
+        )
+        _waiting(verb)
+
+    overlay = add("usr-overlay", "make /usr writable until the next reboot")
+    overlay.add_argument(
+        "--read-only", action="store_true", help="for nobody but those who mount it anew for themselves"
+    )
+    _waiting(overlay)
 
     edit = add("edit", "change what this host is wanted to be in an editor: its image, or the boot order")
     edit.add_argument(
@@ -151,6 +201,16 @@ def _waiting(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--no-wait", action="store_true", help="start the job and return at once")
 
 
+def _soft_reboot(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--soft-reboot",
+        choices=("required", "auto"),
+        default="",
+        metavar="HOW",
+        help="reboot user space alone: required, or auto for where it can be",
+    )
+
+
 def _staging(verb: argparse.ArgumentParser) -> None:
     how = verb.add_mutually_exclusive_group()
     how.add_argument(
@@ -178,6 +238,11 @@ def _descriptor(text: str) -> int:
     return int(text)
 
 
+def changes_kargs(options: argparse.Namespace) -> bool:
+    """Whether the verb kargs is to change anything, and not only to show."""
+    return bool(options.delete or options.replace or options.append)
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parse a command line.
 
@@ -199,11 +264,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     options = build_parser().parse_args(argv, defaults)
     if options.verb == "upgrade" and options.check:
-        if options.download_only or options.apply:
-            raise Failure(
-                "InvalidArguments",
-                "--check changes nothing, so --download-only and --apply do not go with it",
-            )
+        others = ("download_only", "from_downloaded", "tag", "soft_reboot", "apply")
+        if given := [f"--{name.replace('_', '-')}" for name in others if getattr(options, name)]:
+            raise Failure("InvalidArguments", f"--check changes nothing, so {given[0]} does not go with it")
         options.verb = "check"
     if options.verb == "switch" and options.transport in _FILES:
         # The service's own directory is none that the user knows.
@@ -213,6 +276,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if vars(options).get("progress_fd") and options.no_wait:
         raise Failure(
             "InvalidArguments", "--progress-fd needs a job to follow, so --no-wait does not go with it"
+        )
+    if options.verb == "kargs" and not changes_kargs(options) and (options.apply or options.no_wait):
+        raise Failure(
+            "InvalidArguments", "no kernel argument is to be changed", "use --append, --delete or --replace"
         )
     if options.format:
         options.json = options.format == "json"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
@@ -30,6 +31,7 @@ CALL_SECS = 30.0
 INTERACTIVE_SECS = 300.0
 "A person may have to find a password first."
 
+_SIGNATURES: dict[type, str] = {bool: "b", str: "s", list: "as"}
 _QUEUE_LIMIT = 1000
 _DOCUMENT_LIMIT = 16 << 20
 _DBUS = "org.freedesktop.DBus"
@@ -268,17 +270,21 @@ class Client:
         entries: list[dict[str, Any]] = (await self.call(ROOT, MANAGER, "GetHistory", "a{sv}", [options]))[0]
         return entries
 
-    async def start_job(self, member: str, image: str = "", transport: str = "", **flags: bool) -> str:
+    async def deployments(self) -> list[dict[str, Any]]:
+        """Read the properties of every deployment."""
+        objects = (await self.call(ROOT, "org.freedesktop.DBus.ObjectManager", "GetManagedObjects"))[0]
+        return [interfaces[DEPLOYMENT] for interfaces in objects.values() if DEPLOYMENT in interfaces]
+
+    async def start_job(
+        self, member: str, arguments: Sequence[str], options: Mapping[str, bool | str | list[str]]
+    ) -> str:
         """Call a method of the manager that starts a job; return the path of the job.
 
-        `flags` become options of the same name with dashes; those that are False are left out.
+        Options that are false or empty are left out.
         """
-        options = {name.replace("_", "-"): Variant("b", True) for name, value in flags.items() if value}
-        if transport not in ("", "registry"):
-            options["transport"] = Variant("s", transport)
-        arguments = [image, options] if image else [options]
-        signature = "sa{sv}" if image else "a{sv}"
-        path: str = (await self.call(ROOT, MANAGER, member, signature, arguments))[0]
+        given = {name: Variant(_SIGNATURES[type(value)], value) for name, value in options.items() if value}
+        signature = "s" * len(arguments) + "a{sv}"
+        path: str = (await self.call(ROOT, MANAGER, member, signature, [*arguments, given]))[0]
         return path
 
     async def own_pid(self) -> int:

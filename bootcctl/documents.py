@@ -27,6 +27,7 @@ def job_document(path: str, properties: dict[str, Any]) -> dict[str, Any]:
         "kind": get("Kind", ""),
         "image": get("Image", ""),
         "transport": get("Transport", ""),
+        "summary": get("Summary", ""),
         "requester": get("Requester", {}),
         "created": get("Created", 0),
         "finished": get("Finished", 0),
@@ -55,12 +56,17 @@ def job_document(path: str, properties: dict[str, Any]) -> dict[str, Any]:
 
 def ended_job_properties(entry: dict[str, Any]) -> dict[str, Any]:
     """Turn an entry of the history into the properties its job object had."""
-    outcome = {key: entry[key] for key in ("changed", "bytes-fetched", "digest", "version") if entry.get(key)}
+    outcome = {
+        key: entry[key]
+        for key in ("changed", "bytes-fetched", "digest", "version", "dropped")
+        if entry.get(key)
+    }
     return {
         "Uuid": entry.get("uuid", ""),
         "Kind": entry.get("kind", ""),
         "Image": entry.get("image", ""),
         "Transport": entry.get("transport", ""),
+        "Summary": entry.get("summary", ""),
         "Requester": {"uid": entry.get("uid", 0), "name": entry.get("requester", "")},
         "Created": entry.get("created", 0),
         "Finished": entry.get("finished", 0),
@@ -69,6 +75,16 @@ def ended_job_properties(entry: dict[str, Any]) -> dict[str, Any]:
         "ErrorMessage": entry.get("error-message", ""),
         "ErrorHint": entry.get("hint", ""),
         "Outcome": outcome,
+    }
+
+
+def kargs_document(properties: dict[str, Any]) -> dict[str, Any]:
+    """Make the document of a deployment's kernel arguments from the properties of its object."""
+    get = properties.get
+    return {
+        "id": get("Id", ""),
+        "role": get("Role", ""),
+        "kernel-arguments": get("KernelArguments", []),
     }
 
 

@@ -18,8 +18,8 @@ from typing import Any
 from bootcctl.client import JOB, MANAGER, ROOT, BusGone, Changed, Client, Gap, Interrupt, Owner
 from bootcctl.documents import ENDED, JOB_PREFIX, job_document, service_document
 from bootcctl.exitcodes import Failure
+from bootcctl.outcomes import render_outcome
 from bootcctl.render import ProgressLog, clean
-from bootcctl.report import render_outcome
 from bootcctl.terminal import Terminal
 
 _DAY_SECS = 86400.0

@@ -1,4 +1,4 @@
-"""Answers for people: status, jobs, history and how a job ended. Pure: text from documents and times."""
+"""Answers for people: status, jobs, history, kernel arguments. Pure: text from documents and times."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
+from bootcctl.outcomes import render_outcome, short_digest
 from bootcctl.render import PHASES, PLAIN, Style, clean, format_bytes, format_duration, percent
 
 _STATE_COLOURS = {"done": "32", "failed": "31", "interrupted": "31", "cancelled": "33", "running": "1"}
@@ -166,7 +167,7 @@ def _trust(signature: dict[str, Any] | None, now: float, style: Style) -> str:
     scope = clean(signature.get("scope", ""))
     if not signature.get("verified"):
         return style.paint("not signed", "33") + f", the policy accepts that (scope {scope})"
-    who = clean(signature.get("signer") or "") or f"key {_short(clean(signature.get('key', '')))}"
+    who = clean(signature.get("signer") or "") or f"key {short_digest(clean(signature.get('key', '')))}"
     parts = [f"signed by {who}"]
     if identity := clean(signature.get("identity") or ""):
         parts.append(f"as {identity}")
@@ -266,50 +267,19 @@ def _table(rows: list[tuple[str, str]]) -> str:
     return "".join(f"{name:<11}{value}".rstrip() + "\n" for name, value in rows)
 
 
-def render_outcome(job: dict[str, Any], style: Style = PLAIN, *, locked: bool = False) -> str:
-    """Say in one sentence how a job that is done ended; `locked`: it was asked to stage for later."""
-    outcome = job["outcome"]
-    new = _name_of(outcome)
-    match job["kind"]:
-        case "check":
-            if not outcome.get("digest"):
-                return "Up to date"
-            size = outcome.get("download-size", -1)
-            text = f"Update available: {style.bold(new)}" + (
-                f", {format_bytes(size)} to download" if size >= 0 else ""
-            )
-            if outcome.get("has-notes"):
-                text += "\nIt has release notes; read them with: bootcctl notes"
-        case "upgrade" if not outcome.get("changed"):
-            text = "Already up to date"
-        case "switch" if not outcome.get("changed"):
-            text = "This image is already tracked and up to date"
-        case "upgrade" | "switch":
-            fetched = outcome.get("bytes-fetched", 0)
-            text = f"Staged {style.bold(new)}" + (f", {format_bytes(fetched)} downloaded" if fetched else "")
-        case "rollback":
-            text = "Boot order swapped"
-            if outcome.get("dropped"):
-                text += f"; the staged image {clean(outcome['dropped'])} was dropped"
-        case "apply":
-            text = "Done"
-        case other:
-            text = f"{clean(other).capitalize()} done"
-    if outcome.get("reboot"):
-        return text + "; the host reboots"
-    if job["kind"] in ("upgrade", "switch", "rollback") and outcome.get("changed"):
-        text += "; it is locked until bootcctl apply" if locked else "; it comes at the next boot"
-    return text
-
-
-def _name_of(outcome: dict[str, Any]) -> str:
-    names = (outcome.get("image", ""), outcome.get("version", ""), _short(outcome.get("digest", "")))
-    return " ".join(clean(name) for name in names if name) or "the new version"
-
-
-def _short(digest: str) -> str:
-    algorithm, _, value = digest.partition(":")
-    return f"{algorithm}:{value[:12]}" if value else digest
+def render_kargs(deployments: list[dict[str, Any]], style: Style = PLAIN) -> str:
+    """Render the kernel arguments of deployments, those of the next boots first."""
+    if not deployments:
+        return "No deployment: this host was not booted from an image\n"
+    order = ("staged", "booted", "rollback", "other")
+    rows = [
+        (
+            clean(entry["role"]).capitalize(),
+            " ".join(style.bold(clean(argument, 2048)) for argument in entry["kernel-arguments"]),
+        )
+        for entry in sorted(deployments, key=lambda entry: order.index(entry["role"]))
+    ]
+    return _table(rows)
 
 
 def render_jobs(jobs: list[dict[str, Any]], now: float, style: Style = PLAIN) -> str:
@@ -340,13 +310,15 @@ def render_history(entries: list[dict[str, Any]], zone: tzinfo | None, style: St
         took = format_duration((finished - created) / 1e6)
         detail = entry.get("error-message") or " ".join(
             text
-            for text in (entry.get("image"), entry.get("version"), _short(entry.get("digest") or ""))
+            for text in (entry.get("image"), entry.get("version"), short_digest(entry.get("digest") or ""))
             if text
         )
+        detail = detail or clean(entry.get("summary") or "")
         if entry.get("kind") == "apply" and not detail:
             detail = "reboot asked for"
         elif entry.get("state") == "done" and not entry.get("changed"):
-            detail = f"available: {detail}" if entry.get("kind") == "check" and detail else "nothing changed"
+            available = entry.get("kind") == "check" and detail
+            detail = f"available: {detail}" if available else "nothing changed"
         rows.append(
             (ended, entry.get("kind", ""), entry.get("state", ""), took, entry.get("requester", ""), detail)
         )

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bootcctl import exitcodes
+from bootcctl.cli import changes_kargs
 from bootcctl.client import DEPLOYMENT, JOB, MANAGER, ROOT, Client, may_ask_person
 from bootcctl.documents import (
     DEPLOYMENT_PREFIX,
@@ -16,27 +17,49 @@ from bootcctl.documents import (
     JOB_PREFIX,
     deployment_id,
     job_document,
+    kargs_document,
     service_document,
 )
 from bootcctl.exitcodes import Failure, error_kind
 from bootcctl.follow import Detached, JobFollower
 from bootcctl.monitor import monitor
+from bootcctl.outcomes import render_changes, render_outcome
 from bootcctl.passwords import password_agent
 from bootcctl.progressfd import ProgressReport
 from bootcctl.render import clean_lines
-from bootcctl.report import render_history, render_jobs, render_outcome
+from bootcctl.report import render_history, render_jobs, render_kargs
 from bootcctl.runfiles import parse_document
 from bootcctl.status import format_of, print_host, print_no_host, print_status
 from bootcctl.terminal import Terminal
 
-_MAY_NEED_PASSWORD = {"check", "upgrade", "switch", "rollback", "apply", "cancel", "config-diff", "reload"}
+_METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "check": ("Check", ()),
+    "upgrade": ("Upgrade", ()),
+    "switch": ("Switch", ("image",)),
+    "rollback": ("Rollback", ()),
+    "apply": ("Apply", ()),
+    "kargs": ("SetKernelArguments", ()),
+    "pin": ("Pin", ("deployment",)),
+    "unpin": ("Unpin", ("deployment",)),
+    "drop": ("Drop", ("deployment",)),
+    "usr-overlay": ("OverlayUsr", ()),
+}
+"Verbs that start a job: the method, and what of the command line are its arguments."
+_OPTIONS = (
+    *("transport", "download_only", "from_downloaded", "tag", "retain", "soft_reboot", "apply"),
+    *("delete", "replace", "append", "read_only", "enforce_container_sigpolicy"),
+)
+"What of the command line are options of the method, by its name there."
+_DEFAULTS = {"transport": "registry"}
+_MAY_NEED_PASSWORD = {*_METHODS, "cancel", "config-diff", "reload"}
 _DOCUMENTS = {"diff", "config-diff"}
 _JOB_DETAILS_SECS = 3.0
 
 
 def run(options: Namespace, terminal: Terminal) -> int:
     """Run the verb of a parsed command line; return the exit code."""
-    interactive = options.verb in _MAY_NEED_PASSWORD and may_ask_person()
+    only_shows = options.verb == "kargs" and not changes_kargs(options)
+    interactive = options.verb in _MAY_NEED_PASSWORD and not only_shows and may_ask_person()
     with (
         ProgressReport(vars(options).get("progress_fd"), terminal.note) as options.progress,
         password_agent(interactive),
@@ -100,13 +123,15 @@ def ask_for_job(options: Namespace, number: int) -> dict[str, Any] | None:
 async def _job(client: Client, options: Namespace, terminal: Terminal) -> int:
     await client.subscribe()
     asked = vars(options)
+    member, arguments = _METHODS[options.verb]
     path = await client.start_job(
-        options.verb.capitalize(),
-        image=asked.get("image", ""),
-        transport=asked.get("transport", ""),
-        download_only=asked.get("download_only", False),
-        apply=asked.get("apply", False),
-        enforce_container_sigpolicy=asked.get("enforce_container_sigpolicy", False),
+        member,
+        [asked[name] for name in arguments],
+        {
+            name.replace("_", "-"): asked[name]
+            for name in _OPTIONS
+            if name in asked and asked[name] != _DEFAULTS.get(name)
+        },
     )
     if options.no_wait:
         job = job_document(path, await client.get_all(path, JOB))
@@ -119,6 +144,15 @@ async def _job(client: Client, options: Namespace, terminal: Terminal) -> int:
         raise _detached(left, terminal) from None
     options.progress.end(job)
     return _finish(job, terminal, locked=asked.get("download_only", False))
+
+
+async def _kargs(client: Client, options: Namespace, terminal: Terminal) -> int:
+    if changes_kargs(options):
+        return await _job(client, options, terminal)
+    deployments = [kargs_document(properties) for properties in await client.deployments()]
+    terminal.document({"deployments": deployments})
+    terminal.result(render_kargs(deployments, terminal.style))
+    return exitcodes.DONE
 
 
 def _detached(left: Detached, terminal: Terminal) -> Failure:
@@ -135,6 +169,8 @@ def _finish(job: dict[str, Any], terminal: Terminal, *, locked: bool) -> int:
     terminal.document(job)
     if job["state"] == "done":
         terminal.result(render_outcome(job, terminal.style, locked=locked))
+        if changes := render_changes(job["outcome"]):
+            terminal.result(changes)
         nothing_new = job["kind"] == "check" and not job["outcome"].get("digest")
         return exitcodes.NOTHING_NEW if nothing_new else exitcodes.DONE
     if job["state"] == "cancelled":
@@ -238,11 +274,8 @@ async def _reload(client: Client, _options: Namespace, terminal: Terminal) -> in
 
 _VERBS: dict[str, Callable[[Client, Namespace, Terminal], Awaitable[int]]] = {
     "status": _status,
-    "check": _job,
-    "upgrade": _job,
-    "switch": _job,
-    "rollback": _job,
-    "apply": _job,
+    **dict.fromkeys(_METHODS, _job),
+    "kargs": _kargs,
     "cancel": _cancel,
     "jobs": _jobs,
     "history": _history,

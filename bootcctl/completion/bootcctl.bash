@@ -9,7 +9,7 @@ _bootcctl_active_jobs() {
 _bootcctl() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     local common='--help --json --quiet --no-color'
-    local verbs='status check upgrade switch rollback edit apply cancel jobs monitor history diff config-diff notes reload'
+    local verbs='status check upgrade switch rollback edit apply kargs pin unpin drop usr-overlay cancel jobs monitor history diff config-diff notes reload'
     local verb='' word words=''
 
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
@@ -36,6 +36,13 @@ _bootcctl() {
             mapfile -t COMPREPLY < <(compgen -f -- "$current")
             return
             ;;
+        *:--soft-reboot)
+            mapfile -t COMPREPLY < <(compgen -W 'required auto' -- "$current")
+            return
+            ;;
+        kargs:--delete | kargs:--replace | kargs:--append | upgrade:--tag)
+            return
+            ;;
         history:-n | history:--limit)
             return
             ;;
@@ -44,20 +51,31 @@ _bootcctl() {
     case $verb in
         '') words="$verbs $common --version" ;;
         status) words="$common --format --format-version --booted --verbose" ;;
-        check | apply) words="$common --no-wait" ;;
-        upgrade) words="$common --check --download-only --apply --no-wait --progress-fd" ;;
+        check) words="$common --no-wait" ;;
+        apply) words="$common --soft-reboot --no-wait" ;;
+        upgrade)
+            words="$common --check --download-only --from-downloaded --tag --soft-reboot --apply --no-wait"
+            words="$words --progress-fd"
+            ;;
         switch)
-            words="$common --transport --enforce-container-sigpolicy --download-only --apply --no-wait --progress-fd"
+            words="$common --transport --enforce-container-sigpolicy --retain --download-only --soft-reboot"
+            words="$words --apply --no-wait --progress-fd"
             if [[ $current != -* && " ${COMP_WORDS[*]} " == *" --transport "* ]]; then
                 compopt -o filenames
                 mapfile -t COMPREPLY < <(compgen -f -- "$current")
                 return
             fi
             ;;
-        rollback) words="$common --apply --no-wait" ;;
         edit)
             words="$common --filename --no-wait"
             ;;
+        rollback) words="$common --soft-reboot --apply --no-wait" ;;
+        kargs) words="$common --delete --replace --append --apply --no-wait" ;;
+        pin | unpin | drop)
+            words="$common --no-wait"
+            [[ $current == -* ]] || words="$words booted staged rollback"
+            ;;
+        usr-overlay) words="$common --read-only --no-wait" ;;
         cancel)
             words="$common --no-wait"
             [[ $current == -* ]] || words="$words $(_bootcctl_active_jobs)"

@@ -277,7 +277,9 @@ class Service:
             if record.request.kind is JobKind.CHECK and outcome.update is not None:
                 self._found(outcome.update)
                 self._remember(notes=outcome.notes, notes_digest=outcome.update.digest)
-            elif record.request.kind in (JobKind.CHECK, JobKind.UPGRADE):
+            elif (
+                record.request.kind in (JobKind.CHECK, JobKind.UPGRADE) and not record.request.from_downloaded
+            ):
                 self._step(machine.UpdateAbsent())
         if outcome.reboot:
             self._step(machine.RebootRequested())

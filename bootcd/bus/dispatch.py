@@ -222,14 +222,14 @@ class Dispatcher:
         details = {"verb": method.action}
         if call.path.startswith(JOB_ROOT):
             details["job"] = call.path
-        if call.arguments:
-            transport = call.options.get("transport", "registry")
-            details["image"] = (
-                call.arguments[0] if transport == "registry" else f"{transport}:{call.arguments[0]}"
-            )
+        for argument, value in zip(method.inputs, call.arguments, strict=False):
+            details[argument.name] = value
+        if (transport := call.options.get("transport", "registry")) != "registry":
+            details["image"] = f"{transport}:{call.arguments[0]}"
+        if tag := call.options.get("tag"):
+            details["image"] = f"with the tag {tag}"
         actions = [call.action]
-        if call.options.get("apply") and method.action != "apply":
-            actions.append("apply")
+        actions += [action for name, action in method.option_actions.items() if call.options.get(name)]
         interactive = bool(message.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)
         for action in actions:
             await self._authority.require(
@@ -289,10 +289,11 @@ def _checked(message: Message, method: Method) -> tuple[tuple[Any, ...], dict[st
         if expected == "s" and not _speakable(value.value):
             raise InvalidArguments(f"option {name} of {method.name} is too long or cannot be printed")
         options[name] = value.value
-    for argument in arguments:
-        # It reaches prompts and logs before it is parsed.
-        if not _speakable(argument):
-            raise InvalidImage("the image reference is too long or holds characters that cannot be printed")
+    # They reach prompts and logs before they are parsed.
+    for argument, text in zip(method.inputs, arguments, strict=False):
+        if not _speakable(text):
+            error = InvalidImage if argument.name == "image" else InvalidArguments
+            raise error(f"the {argument.name} is too long or holds characters that cannot be printed")
     return tuple(arguments), options
 
 

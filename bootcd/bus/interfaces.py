@@ -16,7 +16,7 @@ from bootcd.bus.errors import bus_name
 from bootcd.bus.schema import Argument, Interface, Method, Property, Signal, variant
 from bootcd.model.errors import ErrorInfo
 from bootcd.model.host import BootEntry
-from bootcd.model.job import ImageUpdate, JobRecord, JobState, Outcome
+from bootcd.model.job import ImageChanges, ImageUpdate, JobRecord, JobState, Outcome
 from bootcd.model.report import DeploymentDetails
 from bootcd.model.trust import Verdict
 
@@ -28,6 +28,7 @@ API_LEVEL = 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OPTIONS = Argument("options", "a{sv}")
 _JOB = Argument("job", "o")
+_DEPLOYMENT = Argument("deployment", "s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ def outcome_entries(outcome: Outcome | None) -> dict[str, Variant]:
     entries = {
         "changed": variant("b", outcome.changed),
         "reboot": variant("b", outcome.reboot),
+        "soft-reboot": variant("b", outcome.soft_reboot),
         "bytes-fetched": variant("t", outcome.bytes_fetched),
         **update_entries(outcome.update),
     }
@@ -108,10 +110,25 @@ def update_entries(update: ImageUpdate | None) -> dict[str, Variant]:
         "created": variant("t", microseconds(update.created)),
         "download-size": variant("x", update.download_bytes),
         "has-notes": variant("b", update.has_notes),
+        **_change_entries(update.changes),
     }
     if update.trust is not None:
         entries["signature"] = variant("a{sv}", signature_entries(update.trust))
     return entries
+
+
+def _change_entries(changes: ImageChanges | None) -> dict[str, Variant]:
+    if changes is None:
+        return {}
+    return {
+        "from-digest": variant("s", changes.from_digest),
+        "from-version": variant("s", changes.from_version),
+        "layers": variant("u", changes.layers),
+        "layers-added": variant("u", changes.added_layers),
+        "bytes-added": variant("t", changes.added_bytes),
+        "layers-removed": variant("u", changes.removed_layers),
+        "bytes-removed": variant("t", changes.removed_bytes),
+    }
 
 
 def signature_entries(verdict: Verdict | None) -> dict[str, Variant]:
@@ -138,6 +155,7 @@ def history_entry(record: JobRecord) -> dict[str, Variant]:
         "kind": variant("s", record.request.kind.value),
         "image": variant("s", record.request.image),
         "transport": variant("s", record.request.transport if record.request.image else ""),
+        "summary": variant("s", record.request.summary),
         "state": variant("s", record.state.value),
         "created": variant("t", microseconds(record.created)),
         "finished": variant("t", microseconds(record.finished)),
@@ -146,6 +164,7 @@ def history_entry(record: JobRecord) -> dict[str, Variant]:
         "changed": variant("b", outcome.changed),
         "digest": variant("s", outcome.update.digest if outcome.update else ""),
         "version": variant("s", outcome.update.version if outcome.update else ""),
+        "dropped": variant("s", outcome.dropped),
         "bytes-fetched": variant("t", outcome.bytes_fetched),
         "error-name": variant("s", bus_name(error.name) if error else ""),
         "error-message": variant("s", error.message if error else ""),
@@ -220,9 +239,16 @@ MANAGER = Interface.of(
         "Upgrade",
         (_OPTIONS,),
         (_JOB,),
-        options={"download-only": "b", "apply": "b"},
+        options={
+            "download-only": "b",
+            "from-downloaded": "b",
+            "tag": "s",
+            "soft-reboot": "s",
+            "apply": "b",
+        },
         action="upgrade",
         unverified_action="upgrade-unverified",
+        option_actions={"tag": "switch", "apply": "apply"},
     ),
     Method(
         "Switch",
@@ -231,13 +257,35 @@ MANAGER = Interface.of(
         options={
             "transport": "s",
             "download-only": "b",
+            "retain": "b",
+            "soft-reboot": "s",
             "apply": "b",
             "enforce-container-sigpolicy": "b",
         },
         action="switch",
+        option_actions={"apply": "apply"},
     ),
-    Method("Rollback", (_OPTIONS,), (_JOB,), options={"apply": "b"}, action="rollback"),
-    Method("Apply", (_OPTIONS,), (_JOB,), options={}, action="apply"),
+    Method(
+        "Rollback",
+        (_OPTIONS,),
+        (_JOB,),
+        options={"soft-reboot": "s", "apply": "b"},
+        action="rollback",
+        option_actions={"apply": "apply"},
+    ),
+    Method("Apply", (_OPTIONS,), (_JOB,), options={"soft-reboot": "s"}, action="apply"),
+    Method(
+        "SetKernelArguments",
+        (_OPTIONS,),
+        (_JOB,),
+        options={"delete": "as", "replace": "as", "append": "as", "apply": "b"},
+        action="kernel-arguments",
+        option_actions={"apply": "apply"},
+    ),
+    Method("Pin", (_DEPLOYMENT, _OPTIONS), (_JOB,), options={}, action="pin"),
+    Method("Unpin", (_DEPLOYMENT, _OPTIONS), (_JOB,), options={}, action="pin"),
+    Method("Drop", (_DEPLOYMENT, _OPTIONS), (_JOB,), options={}, action="drop"),
+    Method("OverlayUsr", (_OPTIONS,), (_JOB,), options={"read-only": "b"}, action="usr-overlay"),
     Method("GetStatus", (_OPTIONS,), (Argument("status", "s"),), options={}),
     Method("GetHistory", (_OPTIONS,), (Argument("entries", "aa{sv}"),), options={"limit": "u"}),
     Method("GetNotes", (_OPTIONS,), (Argument("notes", "s"),), options={}),
@@ -309,6 +357,7 @@ JOB = Interface.of(
         lambda view: view.record.request.transport if view.record.request.image else "",
         const=True,
     ),
+    Property("Summary", "s", lambda view: view.record.request.summary, const=True),
     Property("Requester", "a{sv}", _requester, const=True),
     Property("Created", "t", lambda view: microseconds(view.record.created), const=True),
     Property("Finished", "t", lambda view: microseconds(view.record.finished)),

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
+from pydantic import ValidationError
+
 from bootcd.agent.snapshot import Change, Snapshot
 from bootcd.bus.dispatch import Call, Descriptor, Handler, Handlers
 from bootcd.bus.interfaces import JOB, MANAGER, history_entry, outcome_entries
@@ -24,6 +26,11 @@ _JOBS = {
     "Switch": JobKind.SWITCH,
     "Rollback": JobKind.ROLLBACK,
     "Apply": JobKind.APPLY,
+    "SetKernelArguments": JobKind.KERNEL_ARGUMENTS,
+    "Pin": JobKind.PIN,
+    "Unpin": JobKind.UNPIN,
+    "Drop": JobKind.DROP,
+    "OverlayUsr": JobKind.USR_OVERLAY,
 }
 "Methods that start a job."
 
@@ -126,4 +133,8 @@ def _job_options(call: Call) -> JobOptions:
     if call.method.unverified_action and call.action == call.method.action and call.caller.uid != 0:
         # The policy may have changed since the host was looked at; the caller may do no more than this.
         given["verified_only"] = True
-    return JobOptions(**{name.replace("-", "_"): value for name, value in given.items()})
+    try:
+        return JobOptions(**{name.replace("-", "_"): value for name, value in given.items()})
+    except ValidationError as error:
+        wrong = str(error.errors()[0]["loc"][0]).replace("_", "-")
+        raise InvalidArguments(f"{wrong} of {call.method.name} has a value it cannot have") from None

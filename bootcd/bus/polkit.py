@@ -97,7 +97,8 @@ class Authority:
         if challenge and not interactive:
             raise ProtocolError(
                 "InteractiveAuthorizationRequired",
-                f"{action} needs authentication, and the caller allowed no prompt",
+                f"an administrator has to authenticate for {action}\n"
+                "run the command as root, or on a terminal, where it can ask for a password",
             )
         if "polkit.dismissed" in result:
             raise AccessDenied(f"the authentication for {action} was dismissed")

@@ -41,6 +41,8 @@ class Method:
     "Last part of the polkit action a call needs; empty for what anybody may call."
     unverified_action: str = ""
     "The one it needs instead where the signature policy lets the tracked image in unsigned."
+    option_actions: Mapping[str, str] = field(default_factory=dict)
+    "What it needs beside that where an option is given and not false."
 
     @property
     def signature(self) -> str:

@@ -31,6 +31,7 @@ from bootcd.model.errors import (
 )
 from bootcd.model.job import (
     LAYERS_SHOWN,
+    ImageChanges,
     ImageUpdate,
     JobKind,
     JobRequest,
@@ -42,7 +43,14 @@ from bootcd.model.job import (
     WorkerSettings,
 )
 from bootcd.model.trust import Verdict
-from bootcd.oci.manifest import host_architecture, parse_timestamp
+from bootcd.oci.changes import layer_changes
+from bootcd.oci.manifest import (
+    ImageManifest,
+    host_architecture,
+    parse_config,
+    parse_manifest,
+    parse_timestamp,
+)
 from bootcd.oci.reference import parse_reference
 from bootcd.oci.resolve import ResolvedImage
 from bootcd.ostree.boundimages import read_bound_images
@@ -51,7 +59,7 @@ from bootcd.ostree.garbage import drop_unused_refs
 from bootcd.ostree.image import Image, check_bootable, missing_layers
 from bootcd.ostree.importer import INDEX_DIGEST_KEY, Importer
 from bootcd.ostree.sysroot import Sysroot
-from bootcd.ostreefmt.metadata import cached_update_metadata
+from bootcd.ostreefmt.metadata import cached_update_metadata, parse_merge_metadata
 from bootcd.ostreefmt.origin import REGISTRY, SignaturePolicy, TrackedImage
 from bootcd.podman import BoundImageStore
 
@@ -76,7 +84,7 @@ class Pulls:
     def prepare_upgrade(self, request: JobRequest) -> None:
         self._sysroot.require_writable()
         self._require_labelling()
-        self._require_allowed(self._sysroot.tracked_image(), verified_only=request.verified_only)
+        self._require_allowed(self._upgrade_target(request), verified_only=request.verified_only)
 
     def prepare_switch(self, request: JobRequest) -> None:
         self._sysroot.require_writable()
@@ -101,8 +109,27 @@ class Pulls:
         image = _image(tracked, resolved, verdict)
         check_bootable(image)
         await self._note_update(image)
-        update = self._describe(tracked, image).model_copy(update={"has_notes": bool(notes)})
+        found = {"has_notes": bool(notes), "changes": self._changes(image)}
+        update = self._describe(tracked, image).model_copy(update=found)
         return Outcome(state=JobState.DONE, update=update, notes=notes)
+
+    def _changes(self, image: Image) -> ImageChanges | None:
+        """Return how an image differs from that of the newest deployment, if that can be told."""
+        try:
+            known = parse_merge_metadata(
+                self._sysroot.repository.commit_metadata(self._sysroot.newest.get_csum())
+            )
+            manifest = parse_manifest(known.manifest_json.encode(), None) if known else None
+            if known is None or not isinstance(manifest, ImageManifest):
+                return None
+            version = parse_config(known.config_json.encode()).version if known.config_json else None
+        except BootcdError as error:
+            log.warning("the image of the newest deployment cannot be compared: %s", error.message)
+            return None
+        changes = layer_changes(manifest, image.manifest)
+        return changes.model_copy(
+            update={"from_digest": known.manifest_digest, "from_version": version or ""}
+        )
 
     def _digests(self, deployment: Any) -> set[str]:
         """Digests by which a deployment's image goes in the registry."""
@@ -131,41 +158,32 @@ class Pulls:
     # upgrade and switch
 
     async def upgrade(self, request: JobRequest, report: Report) -> Outcome:
-        report(Progress(phase=Phase.RESOLVE))
-        tracked = self._sysroot.tracked_image()
-        self._require_allowed(tracked, verified_only=request.verified_only)
-        async with open_source(tracked, self._settings) as source:
-            if self._sysroot.staged is None and self._sysroot.booted is not None:
-                # Registries that count what is fetched do not count this question.
-                digest = await source.current_digest()
-                if digest in self._digests(self._sysroot.booted):
-                    return Outcome(state=JobState.DONE)
-            resolved = await self._resolve(source)
-            staged, booted = self._sysroot.staged, self._sysroot.booted
-            if (
-                staged is None
-                and booted is not None
-                and self._sysroot.image_digest(booted) == resolved.digest
-            ):
-                return Outcome(state=JobState.DONE)
-            verdict = await self._trust.judge(tracked, source, resolved)
-            if staged is not None and self._sysroot.image_digest(staged) == resolved.digest:
-                return await self._relock(request, tracked, resolved, verdict, report)
-            return await self._take(request, source, tracked, resolved, verdict, report)
+        return await self._bring(request, self._upgrade_target(request), report)
 
     async def switch(self, request: JobRequest, report: Report) -> Outcome:
+        return await self._bring(request, self._switch_target(request), report)
+
+    async def _bring(self, request: JobRequest, tracked: TrackedImage, report: Report) -> Outcome:
+        """Make the next boot be into the newest version of an image, whatever is here of it."""
         report(Progress(phase=Phase.RESOLVE))
-        tracked = self._switch_target(request)
-        self._require_allowed(tracked)
+        self._require_allowed(tracked, verified_only=request.verified_only)
         async with open_source(tracked, self._settings) as source:
-            resolved = await self._resolve(source)
-            verdict = await self._trust.judge(tracked, source, resolved)
             newest = self._sysroot.newest
             same = newest is not None and self._sysroot.image(newest) == tracked
-            if same and self._sysroot.image_digest(newest) == resolved.digest:
-                if self._sysroot.staged is not None:
-                    return await self._relock(request, tracked, resolved, verdict, report)
+            # Registries that count what is fetched do not count this question.
+            if (
+                same
+                and self._sysroot.staged is None
+                and await source.current_digest() in self._digests(newest)
+            ):
                 return Outcome(state=JobState.DONE)
+            resolved = await self._resolve(source)
+            here = same and self._sysroot.image_digest(newest) == resolved.digest
+            if here and self._sysroot.staged is None:
+                return Outcome(state=JobState.DONE)
+            verdict = await self._trust.judge(tracked, source, resolved)
+            if here:
+                return await self._relock(request, tracked, resolved, verdict, report)
             return await self._take(request, source, tracked, resolved, verdict, report)
 
     async def _relock(
@@ -215,13 +233,15 @@ class Pulls:
             report(done.model_copy(update={"phase": Phase.STAGE, "cancellable": False}))
             await asyncio.to_thread(self._sysroot.stage, result.commit, tracked, locked=request.download_only)
             report(done.model_copy(update={"phase": Phase.CLEANUP, "cancellable": False}))
+            if request.kind is JobKind.SWITCH and not request.retain:
+                await asyncio.to_thread(self._sysroot.drop_followed_ref)
             await self._clean_up()
         return Outcome(state=JobState.DONE, changed=True, update=update, bytes_fetched=result.bytes_fetched)
 
     def _require_unchanged(self, request: JobRequest, tracked: TrackedImage) -> None:
         """Refuse to replace what another program staged since the job looked."""
         self._sysroot.require_unmodified()
-        if request.kind is JobKind.UPGRADE and self._sysroot.tracked_image() != tracked:
+        if request.kind is JobKind.UPGRADE and self._upgrade_target(request) != tracked:
             raise Busy("another program has made this host track another image meanwhile", hint="try again")
 
     async def _pull_bound(self, images: list[str], report: Report) -> None:
@@ -267,6 +287,22 @@ class Pulls:
             log.warning("what is not needed any more stays on the disk: %s", error.message)
 
     # what the verbs share
+
+    def _upgrade_target(self, request: JobRequest) -> TrackedImage:
+        """Return the image an upgrade pulls: the tracked one, by another tag if one is asked for.
+
+        For errors see `Sysroot.tracked_image`. Raises Unsupported if an image of this transport has no tags.
+        """
+        tracked = self._sysroot.tracked_image()
+        if not request.tag:
+            return tracked
+        if tracked.transport != REGISTRY:
+            raise Unsupported(
+                f"an image of transport {tracked.transport} is not chosen by a tag",
+                hint="use: bootcctl switch",
+            )
+        reference = replace(parse_reference(tracked.name), tag=request.tag, digest=None)
+        return replace(tracked, name=str(reference))
 
     def _switch_target(self, request: JobRequest) -> TrackedImage:
         registry = request.transport == REGISTRY

@@ -104,6 +104,12 @@ class NoSuchJob(BootcdError):
     name = "NoSuchJob"
 
 
+class NoSuchDeployment(BootcdError):
+    """No deployment goes by the name given; field: `deployment`."""
+
+    name = "NoSuchDeployment"
+
+
 class NotCancellable(BootcdError):
     """The job has ended, or is at a step that must run to its end."""
 

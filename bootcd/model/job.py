@@ -23,6 +23,8 @@ from bootcd.model.trust import Verdict
 
 UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 
+_SUMMARY_LIMIT = 200
+
 JobUuid = Annotated[str, Field(pattern=UUID_PATTERN)]
 
 
@@ -32,6 +34,20 @@ class JobKind(StrEnum):
     SWITCH = "switch"
     ROLLBACK = "rollback"
     APPLY = "apply"
+    KERNEL_ARGUMENTS = "kernel-arguments"
+    PIN = "pin"
+    UNPIN = "unpin"
+    DROP = "drop"
+    USR_OVERLAY = "usr-overlay"
+
+
+class SoftReboot(StrEnum):
+    """How much a caller wants the reboot to be of user space alone."""
+
+    NONE = ""
+    AUTO = "auto"
+    "Where it can be; else the whole machine reboots."
+    REQUIRED = "required"
 
 
 class JobState(StrEnum):
@@ -97,11 +113,38 @@ class JobOptions(_Document):
     download_only: bool = False
     "upgrade, switch: stage locked, so that a reboot does not apply it yet."
     apply: bool = False
-    "upgrade, switch, rollback: reboot into the result if anything changed."
+    "upgrade, switch, rollback, kernel-arguments: reboot into the result if anything changed."
     verified_only: bool = False
     "upgrade: refuse if the signature policy lets the image in unsigned, as the caller was allowed no more."
     enforce_container_sigpolicy: bool = False
     "switch: from now on, refuse images whose scope of the signature policy accepts anything."
+    soft_reboot: SoftReboot = SoftReboot.NONE
+    "upgrade, switch, rollback, apply: make the next reboot a soft one."
+    tag: Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9._-]{0,127})?$")] = ""
+    "upgrade: track this tag of the same image from now on."
+    from_downloaded: bool = False
+    "upgrade: let the next boot be into what is staged, without asking the registry."
+    retain: bool = False
+    "switch: keep the ostree ref the host followed before."
+    deployment: Annotated[str, Field(max_length=80)] = ""
+    "pin, unpin, drop: a role, a number or an id, see `bootcd.ostree.selection`."
+    read_only: bool = False
+    "usr-overlay: /usr as the image has it for everybody but who mounts over it."
+    delete: tuple[str, ...] = ()
+    replace: tuple[str, ...] = ()
+    append: tuple[str, ...] = ()
+    "kernel-arguments: see `bootcd.ostreefmt.kargs_change`."
+
+    @property
+    def summary(self) -> str:
+        """What was asked for, in a few words for the history; empty where the kind says it all."""
+        words = [self.deployment] if self.deployment else []
+        words += [f"tag {self.tag}"] if self.tag else []
+        for how in ("delete", "replace", "append"):
+            words += [f"{how} {argument}" for argument in getattr(self, how)]
+        words += ["from downloaded"] if self.from_downloaded else []
+        words += ["read-only"] if self.read_only else []
+        return ", ".join(words)[:_SUMMARY_LIMIT]
 
 
 class JobRequest(JobOptions):
@@ -150,6 +193,19 @@ class Progress(_Document):
     cancellable: bool = True
 
 
+class ImageChanges(_Document):
+    """What one version of an image has and another has not. Bytes are compressed bytes of layers."""
+
+    from_digest: str = ""
+    from_version: str = ""
+    layers: int = Field(default=0, ge=0)
+    "Of the new version, in all."
+    added_layers: int = Field(default=0, ge=0)
+    added_bytes: int = Field(default=0, ge=0)
+    removed_layers: int = Field(default=0, ge=0)
+    removed_bytes: int = Field(default=0, ge=0)
+
+
 class ImageUpdate(_Document):
     """An image version that could be, or was, taken."""
 
@@ -164,6 +220,8 @@ class ImageUpdate(_Document):
     "check: release notes were found."
     trust: Verdict | None = None
     "Why it is let in; None if that was not asked yet."
+    changes: ImageChanges | None = None
+    "check: how it differs from the image there is."
 
 
 class Outcome(_Document):
@@ -178,10 +236,12 @@ class Outcome(_Document):
     notes: str = Field(default="", max_length=1 << 16)
     "check: the release notes of what is available, fit to be shown; not kept in the history."
     dropped: str = ""
-    "rollback: digest of the staged deployment that was dropped by it."
+    "rollback, drop: digest of what was dropped, or its commit if it came from no image."
     bytes_fetched: int = 0
     reboot: bool = False
     "A reboot was asked of the host."
+    soft_reboot: bool = False
+    "The next reboot is of user space alone."
 
 
 class Requester(_Document):

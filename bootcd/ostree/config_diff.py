@@ -14,8 +14,7 @@ from pathlib import Path
 
 from bootcd.model.comparison import ENTRIES_LIMIT, ConfigDiff
 from bootcd.ostree.libostree import host_errors
-from bootcd.ostree.status import deployment_id
-from bootcd.ostree.sysroot import Sysroot
+from bootcd.ostree.sysroot import Sysroot, deployment_id
 
 _CHUNK = 256 << 10
 

@@ -26,8 +26,8 @@ from bootcd.model.comparison import (
 from bootcd.model.errors import BackendFailed, BootcdError, WrongState
 from bootcd.model.host import BootEntry
 from bootcd.ostree.repository import Repository
-from bootcd.ostree.status import deployment_id, read_host
-from bootcd.ostree.sysroot import Sysroot, kernel_arguments
+from bootcd.ostree.status import read_host
+from bootcd.ostree.sysroot import Sysroot, deployment_id, kernel_arguments
 from bootcd.ostreefmt.objects import ObjectKind, object_path, parse_dirtree
 from bootcd.ostreefmt.packages import (
     APK_PATHS,

@@ -15,6 +15,7 @@ from bootcd.model.errors import BootcdError, InvalidImage
 from bootcd.oci.manifest import ImageManifest, parse_manifest
 from bootcd.ostree.sysroot import Sysroot
 from bootcd.ostreefmt.metadata import parse_merge_metadata
+from bootcd.ostreefmt.origin import TrackedImage
 from bootcd.ostreefmt.refs import (
     BASEIMAGE_PREFIX,
     BLOB_PREFIX,
@@ -54,6 +55,19 @@ def drop_unused_refs(sysroot: Sysroot) -> list[str]:
     for ref in dropped:
         repository.delete_ref(ref)
     return dropped
+
+
+def hand_back_image(sysroot: Sysroot, image: TrackedImage | None, commit: str) -> None:
+    """Let the ref of an image whose newest version is deployed no more name the version that is.
+
+    Without that, the ref would hold a version that was dropped until the next one comes.
+    """
+    if image is None:
+        return
+    ref = image_ref(image.image_ref_name)
+    same = [d.get_csum() for d in sysroot.deployments if sysroot.image(d) == image]
+    if same and commit not in same and sysroot.repository.resolve(ref) == commit:
+        sysroot.repository.set_ref(ref, same[0])
 
 
 def _wanted_images(sysroot: Sysroot) -> set[str] | None:

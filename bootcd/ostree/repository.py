@@ -61,9 +61,19 @@ class Repository:
             _, refs = self.repo.list_refs_ext(prefix, OSTree.RepoListRefsExtFlags.NONE, None)
         return dict(refs)
 
+    def set_ref(self, ref: str, commit: str) -> None:
+        with host_errors(f"set ref {ref}"):
+            self.repo.set_ref_immediate(None, ref, commit, None)
+
     def delete_ref(self, ref: str) -> None:
         with host_errors(f"delete ref {ref}"):
             self.repo.set_ref_immediate(None, ref, None, None)
+
+    def delete_refspec(self, refspec: str) -> None:
+        """Delete a ref by the name an origin has for it, `REF` or `REMOTE:REF`; if it is there."""
+        with host_errors(f"delete ref {refspec}"):
+            _, remote, ref = OSTree.parse_refspec(refspec)
+            self.repo.set_ref_immediate(remote, ref, None, None)
 
     # commits
 

@@ -10,13 +10,32 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from bootcd.ostree.libostree import Gio, GLib, OSTree, has
+from bootcd.model.errors import Unsupported
+from bootcd.ostree.libostree import Gio, GLib, OSTree, has, host_errors
 from bootcd.ostreefmt.kargs import DEPLOYMENT_KARG
 
 log = logging.getLogger(__name__)
 
 _UNIT = "usr/lib/systemd/system/soft-reboot.target"
 _SELINUX = "sys/fs/selinux/enforce"
+
+
+def require_soft_reboot(sysroot: Any, root: Path = Path("/")) -> None:
+    """Raise Unsupported where no deployment at all could be booted so."""
+    if not has(sysroot, "deployment_set_soft_reboot") or not (root / _UNIT).exists():
+        raise Unsupported(
+            "this host cannot soft-reboot: its libostree or its systemd is too old",
+            hint="leave the soft reboot out, or let it be automatic",
+        )
+
+
+def prepare_soft_reboot(sysroot: Any, deployment: Any, root: Path = Path("/")) -> bool:
+    """Make the next reboot a soft one into a deployment, if it can be; tell whether it is."""
+    if not can_soft_reboot(sysroot, deployment, root) or not has(sysroot, "deployment_set_soft_reboot"):
+        return False
+    with host_errors("prepare the soft reboot"):
+        sysroot.deployment_set_soft_reboot(deployment, False, None)  # False: with the same kernel alone
+    return True
 
 
 def can_soft_reboot(sysroot: Any, deployment: Any, root: Path = Path("/")) -> bool:

@@ -26,7 +26,7 @@ from bootcd.model.trust import parse_verdict
 from bootcd.oci.manifest import host_architecture, parse_config
 from bootcd.ostree.libostree import OSTree, has
 from bootcd.ostree.softreboot import can_soft_reboot
-from bootcd.ostree.sysroot import Sysroot, device_is_read_only, kernel_arguments
+from bootcd.ostree.sysroot import Sysroot, deployment_id, device_is_read_only, kernel_arguments
 from bootcd.ostreefmt.metadata import TRUST, ImageMetadata, parse_cached_update, parse_merge_metadata
 from bootcd.ostreefmt.origin import TrackedImage
 
@@ -79,11 +79,6 @@ def read_host(sysroot: Sysroot) -> Host:
             read_only=device_is_read_only(sysroot.repository.path),
         ),
     )
-
-
-def deployment_id(deployment: Any) -> str:
-    """Return what `BootEntry.id` is for a deployment."""
-    return f"{deployment.get_csum()}.{deployment.get_deployserial()}"
 
 
 def _details(sysroot: Sysroot, deployment: Any) -> DeploymentDetails:

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 LOCK_WAIT_SECS = 5.0
 _LOCK_POLL_SECS = 0.25
+_STAGED = "run/ostree/staged-deployment"
 _LEGACY_LOCK = "run/ostree/staged-deployment-locked"
 _DEPLOYMENTS = "ostree/deploy"
 _REBOOT_REQUIRED = "run/reboot-required"
@@ -247,9 +248,35 @@ class Sysroot:
         if booted is None:
             self._deploy(commit, origin)
             return
-        stateroot = booted.get_osname()
-        merge = self.sysroot.get_merge_deployment(stateroot)
-        arguments = self._kernel_arguments(merge, commit)
+        arguments = self._kernel_arguments(self._merge_deployment(), commit)
+        self._stage_tree(commit, origin, arguments, locked=locked)
+
+    def restage(self, arguments: list[str], *, locked: bool) -> None:
+        """Stage what the newest deployment is once more, with other kernel arguments.
+
+        Raises:
+            Unsupported: the deployment adds files to its initrd, which would be lost.
+        """
+        self.require_booted()
+        newest = self.newest
+        if newest.get_bootconfig().get_overlay_initrds():
+            raise Unsupported(
+                "this host adds files to its initrd, which a change of kernel arguments would lose",
+                hint="use rpm-ostree kargs, or rpm-ostree initramfs-etc --untrack-all first",
+            )
+        origin = _keyfile(newest.get_origin().to_data()[0]) if newest.get_origin() else GLib.KeyFile()
+        OSTree.Deployment.origin_remove_transient_state(origin)
+        self._stage_tree(newest.get_csum(), origin, arguments, locked=locked)
+
+    def _merge_deployment(self) -> Any:
+        """Return the deployment whose /etc goes on, and whose boot entry others have marked."""
+        return self.sysroot.get_merge_deployment(self.booted.get_osname())
+
+    def _stage_tree(self, commit: str, origin: Any, arguments: list[str], *, locked: bool) -> None:
+        stateroot = self.booted.get_osname()
+        merge = self._merge_deployment()
+        if merge is not None:
+            keep_staged_marks(self.path, merge.get_bootconfig())
         was_locked = self.is_staged_locked()
         with host_errors("stage the deployment", path=str(self.path)):
             # Locked first and unlocked last: killed in between, nothing is applied that should not be.
@@ -279,9 +306,15 @@ class Sysroot:
         new = read_kargs(self.repository, commit)
         if merge is None:
             return merge_kargs(_FIRST_KARGS, [], new)
-        return merge_kargs(
-            kernel_arguments(merge), read_deployed_kargs(self.repository, merge.get_csum()), new
-        )
+        deployed = read_deployed_kargs(self.repository, merge.get_csum())
+        current = kernel_arguments(merge)
+        if (staged := self.staged) is not None:
+            listed = read_deployed_kargs(self.repository, staged.get_csum())
+            arguments = kernel_arguments(staged)
+            # What the staged image alone did to them counts for nothing; what somebody did since is kept.
+            if sorted(arguments) != sorted(merge_kargs(current, deployed, listed)):
+                return merge_kargs(arguments, listed, new)
+        return merge_kargs(current, deployed, new)
 
     def _single_stateroot(self) -> str:
         names = sorted(p.name for p in (self.path / "ostree/deploy").iterdir() if p.is_dir())
@@ -340,6 +373,38 @@ class Sysroot:
             self._set_legacy_lock(False)
         self.reload()
         self._announce()
+
+    def drop_followed_ref(self) -> None:
+        """Delete the plain ostree ref the booted deployment followed, as bootc does at a switch.
+
+        Its content goes once no deployment needs it.
+        """
+        try:
+            refspec = self.origin(self.booted).refspec if self.booted is not None else None
+            if refspec is not None:
+                self.repository.delete_refspec(refspec)
+        except BootcdError as error:
+            # The switch is done, whatever stays behind.
+            log.warning("the ref followed before stays: %s", error.message)
+
+    def drop(self, deployment: Any) -> None:
+        """Take a deployment off the host, which then starts what it would start without it."""
+        kept = [d for d in self.deployments if not d.equal(deployment)]
+        with host_errors("drop the deployment", path=str(self.path)):
+            self.sysroot.write_deployments(kept, None)
+            if deployment.is_staged():
+                self._set_legacy_lock(False)
+            self.reload()
+            # Its own refs follow the deployments, and would hold what the dropped one needed.
+            self.sysroot.prepare_cleanup(None)
+        self._announce()
+
+    def set_pinned(self, deployment: Any, pinned: bool) -> None:
+        with host_errors("pin the deployment" if pinned else "unpin the deployment", path=str(self.path)):
+            self.sysroot.deployment_set_pinned(deployment, pinned)
+        self._mark_changed()
+        self.reload()
+        self.tell_watchers()
 
     def cleanup(self) -> None:
         """Remove what no deployment needs: undeployed trees, unreferenced objects."""
@@ -411,6 +476,28 @@ def mount_source(mountinfo: str, path: Path) -> str:
 
 def _unescape_mount(text: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def deployment_id(deployment: Any) -> str:
+    """Return what `BootEntry.id` is for a deployment."""
+    return f"{deployment.get_csum()}.{deployment.get_deployserial()}"
+
+
+def keep_staged_marks(root: Path, bootconfig: Any) -> None:
+    """Put the marks that were staged on the boot entry of the deployment the next staging merges with.
+
+    Keys of an entry that are not libostree's, such as bootc's `x-options-source-NAME`, say whose kernel
+    arguments are whose. libostree takes those of the merge deployment over, from 2026.1 on; which of two
+    stagings it believes differs between its versions, unless the keys are set anew.
+    https://ostreedev.github.io/ostree/bootconfig-extra/
+    """
+    try:
+        data = read_bounded(root / _STAGED, _NOTICE_LIMIT)
+    except OSError:
+        return
+    staged = GLib.Variant.new_from_bytes(GLib.VariantType("a{sv}"), GLib.Bytes.new(data), False)
+    for key, value in staged.get_normal_form().unpack().get("bootconfig-extra", {}).items():
+        bootconfig.set(key, value)
 
 
 def kernel_arguments(deployment: Any) -> list[str]:

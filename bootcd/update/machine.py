@@ -31,10 +31,20 @@ class State(StrEnum):
     SWITCHING = "switching"
     ROLLING_BACK = "rolling-back"
     APPLYING = "applying"
+    CHANGING = "changing"
     REBOOTING = "rebooting"
 
 
-WORKING = frozenset({State.CHECKING, State.UPGRADING, State.SWITCHING, State.ROLLING_BACK, State.APPLYING})
+WORKING = frozenset(
+    {
+        State.CHECKING,
+        State.UPGRADING,
+        State.SWITCHING,
+        State.ROLLING_BACK,
+        State.APPLYING,
+        State.CHANGING,
+    }
+)
 
 
 class HostView(StrEnum):
@@ -133,6 +143,11 @@ class Trigger(StrEnum):
     SWITCH = "switch"
     ROLLBACK = "rollback"
     APPLY = "apply"
+    KERNEL_ARGUMENTS = "kernel-arguments"
+    PIN = "pin"
+    UNPIN = "unpin"
+    DROP = "drop"
+    USR_OVERLAY = "usr-overlay"
     FOUND = "update found"
     ABSENT = "no update"
     REBOOT = "reboot requested"
@@ -159,6 +174,11 @@ _VERBS: Mapping[Trigger, Target] = {
     Trigger.UPGRADE: State.UPGRADING,
     Trigger.SWITCH: State.SWITCHING,
     Trigger.ROLLBACK: State.ROLLING_BACK,
+    Trigger.KERNEL_ARGUMENTS: State.CHANGING,
+    Trigger.PIN: State.CHANGING,
+    Trigger.UNPIN: State.CHANGING,
+    Trigger.DROP: State.CHANGING,
+    Trigger.USR_OVERLAY: State.CHANGING,
 }
 _PENDING: Mapping[Trigger, Target] = {
     # The reboot may have been asked for by a job that ended while the service was down.
@@ -189,6 +209,7 @@ TABLE: Mapping[State, Mapping[Trigger, Target]] = {
     State.SWITCHING: _working(State.SWITCHING, learns=False, reboots=True),
     State.ROLLING_BACK: _working(State.ROLLING_BACK, learns=False, reboots=True),
     State.APPLYING: _working(State.APPLYING, learns=False, reboots=True),
+    State.CHANGING: _working(State.CHANGING, learns=False, reboots=True),
     State.REBOOTING: {
         Trigger.OBSERVED: State.REBOOTING,
         Trigger.ENDED: State.REBOOTING,

@@ -80,6 +80,8 @@ class Attempts:
 
         `digest` is of the update that was available when the job started, empty if none was known.
         """
+        if record.request.from_downloaded:
+            return self  # the registry was not asked
         ended = record.finished or record.created
         match record.request.kind:
             case JobKind.CHECK:
@@ -88,7 +90,7 @@ class Attempts:
                 return self._after_upgrade(record, digest, ended)
             case JobKind.SWITCH if record.state is JobState.DONE:
                 return Attempts(last_check=ended)
-            case JobKind.SWITCH | JobKind.ROLLBACK | JobKind.APPLY:
+            case _:
                 return self
 
     def _after_check(self, state: JobState, ended: datetime) -> Attempts:

@@ -29,6 +29,7 @@ from bootcd.model.errors import (
 )
 from bootcd.model.host import Host
 from bootcd.model.job import JobKind, JobState, Requester
+from bootcd.model.report import DeploymentDetails
 from tests.support.bootcctl import Command, start_bootcctl
 from tests.support.scripted_service import (
     ScriptedService,
@@ -207,6 +208,21 @@ async def test_check_without_an_update_exits_77(
         (["rollback"], ("rollback", {})),
         (["rollback", "--apply"], ("rollback", {"apply": True})),
         (["apply"], ("apply", {})),
+        (["apply", "--soft-reboot=auto"], ("apply", {"soft_reboot": "auto"})),
+        (["upgrade", "--from-downloaded"], ("upgrade", {"from_downloaded": True})),
+        (
+            ["upgrade", "--tag", "edge", "--soft-reboot", "required"],
+            ("upgrade", {"tag": "edge", "soft_reboot": "required"}),
+        ),
+        (["switch", "quay.io/x/y:1", "--retain"], ("switch", {"image": "quay.io/x/y:1", "retain": True})),
+        (
+            ["kargs", "--append", "a=1", "--append", "b", "--delete", "c", "--replace", "d=1"],
+            ("kernel-arguments", {"append": ("a=1", "b"), "delete": ("c",), "replace": ("d=1",)}),
+        ),
+        (["pin"], ("pin", {"deployment": "booted"})),
+        (["unpin", "1"], ("unpin", {"deployment": "1"})),
+        (["drop", "staged"], ("drop", {"deployment": "staged"})),
+        (["usr-overlay", "--read-only"], ("usr-overlay", {"read_only": True})),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -217,6 +233,25 @@ async def test_verb_asks_for_what_its_options_say(
     command = await run(address, *argv)
     assert command.code == 0, command.err
     assert service.requests == [request_]
+
+
+async def test_kargs_without_a_change_shows_them_to_anybody(address: str, service: ScriptedService) -> None:
+    booted = deployment("1.0", "a")
+    details = {booted.id: DeploymentDetails(kernel_arguments=("root=LABEL=root", "rw"))}
+    service.publish(details=details)
+
+    for arguments in ((), ("--json",)):
+        command = await run(address, "kargs", *arguments)
+        assert (command.code, command.err) == (0, "")
+        if not arguments:
+            assert command.out == "Booted     root=LABEL=root rw\n"
+        else:
+            assert json.loads(command.out) == {
+                "deployments": [
+                    {"id": booted.id, "role": "booted", "kernel-arguments": ["root=LABEL=root", "rw"]}
+                ]
+            }
+    assert service.requests == []
 
 
 async def test_upgrade_shows_progress_on_stderr_and_the_result_on_stdout(

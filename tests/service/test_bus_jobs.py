@@ -101,8 +101,10 @@ async def test_job_announces_progress_and_end_in_order_and_each_once(
     outcome = {
         "changed": True,
         "reboot": False,
+        "soft-reboot": False,
         "bytes-fetched": 100,
         "image": "i",
+        "transport": "registry",
         "digest": "d",
         "version": "",
         "created": 0,

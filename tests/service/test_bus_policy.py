@@ -85,6 +85,7 @@ def arguments(path: str, method: Method) -> list[Any]:
         "image": "registry.test/os:2",
         "from": f"{ROOT_PATH}/deployment/_{BOOTED}_0",
         "to": f"{ROOT_PATH}/deployment/_{BOOTED}_0",
+        "deployment": "rollback",
         "interface_name": own.name,
         "property_name": own.properties[0].name,
         "value": Variant("s", "x"),

@@ -70,6 +70,12 @@ def test_parse_switch_makes_a_path_absolute(
         ["upgrade", "--apply", "--download-only"],
         ["upgrade", "--check", "--apply"],
         ["upgrade", "--check", "--download-only"],
+        ["upgrade", "--check", "--tag", "1"],
+        ["upgrade", "--check", "--from-downloaded"],
+        ["upgrade", "--check", "--soft-reboot", "auto"],
+        ["upgrade", "--soft-reboot", "soon"],
+        ["kargs", "quiet"],
+        ["drop"],
         ["upgrade", "--downl"],
         ["upgrade", "--progress-fd", "2"],
         ["upgrade", "--progress-fd", "x"],
@@ -121,3 +127,18 @@ def verbs() -> dict[str, argparse.ArgumentParser]:
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
     raise AssertionError("the parser has no verbs")
+
+
+@pytest.mark.parametrize("option", ["--apply", "--no-wait"])
+def test_parse_kargs_without_a_change_takes_no_option_of_one(option: str) -> None:
+    with pytest.raises(Failure, match="no kernel argument is to be changed") as caught:
+        parse(["kargs", option])
+    assert caught.value.code == USAGE
+
+
+def test_parse_kargs_takes_several_changes() -> None:
+    options = parse(
+        ["kargs", "--append", "a=1", "--append", "b", "--delete=c", "--replace", "d=1=2", "--apply"]
+    )
+    assert (options.append, options.delete, options.replace) == (["a=1", "b"], ["c"], ["d=1=2"])
+    assert options.apply

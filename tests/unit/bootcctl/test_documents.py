@@ -12,8 +12,8 @@ def test_job_document_of_an_object_without_properties_has_every_key() -> None:
     assert document["error"] is None
     assert document["progress"] == -1
     assert set(document) == {
-        "number", "uuid", "kind", "image", "transport", "requester", "created", "finished", "state", "phase",
-        "progress",
+        "number", "uuid", "kind", "image", "transport", "summary", "requester", "created", "finished",
+        "state", "phase", "progress",
         "bytes-done", "bytes-total", "bytes-cached", "steps-done", "steps-total", "steps-cached",
         "digest", "layers", "eta-usec", "cancellable",
         "error", "outcome",

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from bootcctl.documents import job_document, service_document
+from bootcctl.outcomes import render_changes, render_outcome
 from bootcctl.render import Style
-from bootcctl.report import render_history, render_jobs, render_outcome, render_status
+from bootcctl.report import render_history, render_jobs, render_kargs, render_status
 from tests.support.scripted_service import deployment, host
 
 NOW = 1_767_225_600.0 + 2 * 86400  # two days after the images were built
@@ -170,8 +171,9 @@ def test_status_reads_build_times_as_images_carry_them(timestamp: str) -> None:
     assert "built 3 d ago" in status(booted=entry) or "built 2 d 23 h ago" in status(booted=entry)
 
 
-def done(kind: str, **outcome: Any) -> dict[str, Any]:
-    return job_document("/org/bootcd1/job/_1", {"Kind": kind, "State": "done", "Outcome": outcome})
+def done(kind: str, summary: str = "", **outcome: Any) -> dict[str, Any]:
+    properties = {"Kind": kind, "Summary": summary, "State": "done", "Outcome": outcome}
+    return job_document("/org/bootcd1/job/_1", properties)
 
 
 NEW = {"image": "registry.example/os:1", "version": "2.0", "digest": "sha256:" + "d" * 64}
@@ -201,12 +203,56 @@ NEW = {"image": "registry.example/os:1", "version": "2.0", "digest": "sha256:" +
             "Boot order swapped; the staged image sha256:1 was dropped; it comes at the next boot",
         ),
         (done("apply", reboot=True), "Done; the host reboots"),
+        (done("apply", reboot=True, **{"soft-reboot": True}), "Done; user space restarts"),
+        (
+            done("upgrade", changed=True, digest="sha256:dd", **{"soft-reboot": True}),
+            "Staged sha256:dd; it comes at the next boot, which restarts user space alone",
+        ),
+        (
+            done("upgrade", "from downloaded", changed=True, digest="sha256:dd"),
+            "Unlocked sha256:dd; it comes at the next boot",
+        ),
+        (
+            done("kernel-arguments", "delete quiet, append audit=0", changed=True),
+            "Kernel arguments changed: delete quiet, append audit=0; it comes at the next boot",
+        ),
+        (done("kernel-arguments", "append a"), "The kernel arguments are as asked for already"),
+        (done("pin", changed=True), "Pinned the booted deployment"),
+        (done("pin"), "This deployment is pinned already"),
+        (done("unpin", "rollback", changed=True), "Unpinned the rollback deployment"),
+        (
+            done("drop", "staged", changed=True, dropped="sha256:" + "d" * 64),
+            "Dropped the staged deployment, sha256:dddddddddddd",
+        ),
+        (done("usr-overlay", changed=True), "/usr has an overlay until the next reboot"),
         (done("polish\x1b"), "Polish� done"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_outcome_is_one_sentence(job: dict[str, Any], text: str) -> None:
     assert render_outcome(job) == text
+
+
+def test_changes_of_an_update_are_told_in_layers() -> None:
+    changes = {
+        "from-version": "1.0", "from-digest": "sha256:" + "a" * 64, "layers": 60, "layers-added": 3,
+        "bytes-added": 12_000_000, "layers-removed": 2, "bytes-removed": 11_000_000,
+    }  # fmt: skip
+    assert render_changes(changes) == (
+        "  Since 1.0 sha256:aaaaaaaaaaaa: 3 of 60 layers are new (12.0 MB), 2 are gone (11.0 MB)"
+    )
+    assert render_changes({"digest": "sha256:dd"}) == ""
+
+
+def test_kernel_arguments_are_shown_by_deployment_and_cannot_write_to_the_terminal() -> None:
+    shown = render_kargs(
+        [
+            {"id": "a.0", "role": "booted", "kernel-arguments": ["rw", "a=\x1b[2J"]},
+            {"id": "b.0", "role": "staged", "kernel-arguments": ["rw", "quiet"]},
+        ]
+    )
+    assert shown == "Staged     rw quiet\nBooted     rw a=�[2J\n"
+    assert render_kargs([]).startswith("No deployment")
 
 
 def test_outcome_of_a_locked_upgrade_says_what_unlocks_it() -> None:

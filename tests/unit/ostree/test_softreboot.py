@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from bootcd.model.errors import Unsupported
 from bootcd.ostree import softreboot
 from bootcd.ostree.libostree import Gio, GLib, OSTree
-from bootcd.ostree.softreboot import can_soft_reboot
+from bootcd.ostree.softreboot import can_soft_reboot, prepare_soft_reboot, require_soft_reboot
 
 
 class Newer:
@@ -20,11 +21,15 @@ class Newer:
         self._root = root
         self._capable = capable
         self._error = error
+        self.prepared: list[tuple[str, bool]] = []
 
     def deployment_can_soft_reboot(self, _: Any) -> bool:
         if self._error:
             raise GLib.Error("no such deployment")
         return self._capable
+
+    def deployment_set_soft_reboot(self, deployment: Any, allow_kernel_skew: bool, _: Any) -> None:
+        self.prepared.append((deployment.name, allow_kernel_skew))
 
     def get_booted_deployment(self) -> Any:
         return deployment("booted")
@@ -111,3 +116,19 @@ def test_soft_reboot_reads_the_policies_of_the_deployments(selinux: Path) -> Non
     assert can_soft_reboot(Newer(selinux), deployment(), selinux)
     (selinux / "other/usr/etc/selinux/targeted/policy/policy.33").write_text("another")
     assert not can_soft_reboot(Newer(selinux), deployment(), selinux)
+
+
+def test_soft_reboot_is_prepared_where_it_can_be_and_with_the_same_kernel_alone(root: Path) -> None:
+    able, unable = Newer(root), Newer(root, capable=False)
+    assert prepare_soft_reboot(able, deployment(), root)
+    assert not prepare_soft_reboot(unable, deployment(), root)
+    assert (able.prepared, unable.prepared) == ([("other", False)], [])
+
+
+def test_soft_reboot_that_is_required_is_refused_where_there_are_none(root: Path) -> None:
+    require_soft_reboot(Newer(root), root)
+    with pytest.raises(Unsupported, match="too old"):
+        require_soft_reboot(SimpleNamespace(), root)
+    (root / "usr/lib/systemd/system/soft-reboot.target").unlink()
+    with pytest.raises(Unsupported, match="too old"):
+        require_soft_reboot(Newer(root), root)

@@ -72,6 +72,7 @@ WAYS: dict[State, tuple[Event, ...]] = SETTLED_WAYS | {
     State.SWITCHING: (CLEAN, JobStarted(JobKind.SWITCH)),
     State.ROLLING_BACK: (CLEAN, JobStarted(JobKind.ROLLBACK)),
     State.APPLYING: (STAGED, JobStarted(JobKind.APPLY)),
+    State.CHANGING: (CLEAN, JobStarted(JobKind.KERNEL_ARGUMENTS)),
     State.REBOOTING: (STAGED, JobStarted(JobKind.APPLY), RebootRequested()),
 }
 EVENTS: dict[Trigger, Event] = {
