@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -27,8 +28,9 @@ OUTPUT_LIMIT = 4 << 20
 
 _RETRY_FIRST_SECS, _RETRY_LAST_SECS = 10.0, 3600.0
 "Between looks at a host that cannot be looked at."
-SPACING_SECS = 2.0
-"Between looks others cause, who may change the host all the time."
+PROMPT_LOOKS, SPACING_SECS = 5, 2.0
+"Looks others cause at once; more of them, one after the other, have that much time between them."
+_AGAIN_SECS = 0.1
 
 
 class HostWatcher:
@@ -49,7 +51,7 @@ class HostWatcher:
         self._watch = DirectoryWatch(watched_paths(sysroot), self._changed)
         self._turn = asyncio.Lock()
         self._asked = self._done = 0
-        self._last_look = 0.0
+        self._looks: deque[float] = deque(maxlen=PROMPT_LOOKS)
         self._succeeded = False
         self._error: BootcdError | None = None
         self._first = asyncio.Event()
@@ -103,7 +105,7 @@ class HostWatcher:
                 self._succeeded, self._error, self._retry_secs = True, None, _RETRY_FIRST_SECS
                 self._seen(report)
             self._done = begun
-            self._last_look = asyncio.get_running_loop().time()
+            self._looks.append(asyncio.get_running_loop().time())
             self._first.set()
 
     def _failed(self, error: BootcdError) -> None:
@@ -114,8 +116,10 @@ class HostWatcher:
         self._retry_secs = min(self._retry_secs * 2, _RETRY_LAST_SECS)
 
     def _changed(self) -> None:
-        since = asyncio.get_running_loop().time() - self._last_look
-        self._look_in(max(0.0, SPACING_SECS - since) if self._first.is_set() else 0.0)
+        # Others may change the host all the time; what they change now and then is shown at once.
+        now = asyncio.get_running_loop().time()
+        busy = len(self._looks) == PROMPT_LOOKS and now - self._looks[0] < PROMPT_LOOKS * SPACING_SECS
+        self._look_in(max(0.0, SPACING_SECS - (now - self._looks[-1])) if busy else 0.0)
 
     def _look_in(self, secs: float) -> None:
         if self._timer is not None:
@@ -125,7 +129,7 @@ class HostWatcher:
     def _look_now(self) -> None:
         if self._task is not None and not self._task.done():
             # The look under way may have missed what happened; it is followed by another.
-            self._look_in(SPACING_SECS)
+            self._look_in(_AGAIN_SECS)
             return
         self._task = asyncio.get_running_loop().create_task(self.look())
         self._task.add_done_callback(_log_defect)
@@ -134,12 +138,20 @@ class HostWatcher:
 def watched_paths(sysroot: str) -> tuple[Path, ...]:
     """Return the directories libostree and bootc touch when they change what is deployed.
 
-    libostree sets the time of `ostree/deploy` at every change of deployments, and keeps what is staged
-    and whether it is locked in /run/ostree.
+    libostree sets the time of `ostree/deploy` at every change of deployments, and keeps what is staged,
+    whether it is locked, and which /usr has an overlay in /run/ostree. Who edits kernel arguments in place
+    does it in the boot entries.
     """
     root = Path(sysroot)
     # On a booted host the physical root is at /sysroot; `ostree` at the top is a link to it.
-    return (root / "ostree/deploy", root / "ostree/bootc", root / "boot/loader", Path("/run/ostree"))
+    return (
+        root / "ostree/deploy",
+        root / "ostree/bootc",
+        root / "boot/loader",
+        root / "boot/loader/entries",
+        Path("/run/ostree"),
+        Path("/run/ostree/deployment-state"),
+    )
 
 
 def _log_defect(task: asyncio.Task[None]) -> None:

@@ -26,6 +26,8 @@ class Memory(BaseModel):
     attempts: Attempts = Attempts()
     last_check_result: str = ""
     "Empty, `up-to-date`, `available` or the name of an error."
+    checked_digest: str = ""
+    "Of the image that was up to date then."
     image: str = ""
     "The tracked image `available` is an update of."
     available: ImageUpdate | None = None

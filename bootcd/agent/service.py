@@ -26,7 +26,7 @@ from bootcd.host.clock import Clock
 from bootcd.jobs.events import JobEvent
 from bootcd.jobs.manager import JobManager
 from bootcd.model.errors import BootcdError, Busy, InvalidConfig
-from bootcd.model.host import HostState
+from bootcd.model.host import Host, HostState
 from bootcd.model.job import (
     ImageUpdate,
     JobKind,
@@ -245,6 +245,9 @@ class Service:
                     extra=journal.fields(journal.Event.HOST_CHANGED, generation=self._memory.generation),
                 )
         self._step(observe(host))
+        if self._memory.last_check_result == "up-to-date" and self._memory.checked_digest != _next(host):
+            # What the host starts next is another version now, of which the last check says nothing.
+            self._remember(last_check_result="")
         self._publication.offer(self._runtime / "status.json", text.encode())
         self._refresh(host=host, host_json=text, details=report.deployments, trust=report.trust)
 
@@ -324,7 +327,8 @@ class Service:
         attempts = self._memory.attempts.after(record, digest=digest)
         asked_registry = attempts is not self._memory.attempts and attempts.last_check == record.finished
         if asked_registry:
-            self._remember(last_check_result=self._check_result(record))
+            result = self._check_result(record)
+            self._remember(last_check_result=result, checked_digest=_next(self._snapshot.host))
         self._remember(attempts=attempts)
 
     def _check_result(self, record: JobRecord) -> str:
@@ -393,6 +397,13 @@ def _target(options: JobOptions) -> dict[str, str]:
     name = str(parse_reference(options.image)) if transport == REGISTRY else options.image
     TrackedImage.unverified(transport, name).require_usable()
     return {"image": name, "transport": transport}
+
+
+def _next(host: Host) -> str:
+    """Return the digest of the image the next boot is into, locked or not; empty if it is of none."""
+    status = host.status
+    entry = status.staged or (status.rollback if status.rollback_queued else status.booted)
+    return digest_of(entry) if entry else ""
 
 
 def _reboot_required(status: HostState) -> bool:

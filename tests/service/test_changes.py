@@ -313,6 +313,8 @@ async def test_drop_of_what_runs_or_comes_next_is_refused(upgraded: Host) -> Non
 
 async def test_usr_overlay_is_mounted_for_the_host_until_it_reboots(host: Host) -> None:
     pid = host.machine._init_pid
+    # As systemd does at boot: what is mounted in a namespace, those it was made from see.
+    await host.machine.run(["mount", "--make-rshared", "/"])
 
     outcome = await host.done(JobKind.USR_OVERLAY)
 

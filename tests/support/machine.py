@@ -233,11 +233,11 @@ class Machine:
         """Read a deployment without /etc, which is the host's own, and without mount points of binds."""
         return scan_tree(deployment, without=["etc", *self._foreign_tops(deployment)])
 
-    async def boot(self) -> LoaderEntry:
-        """Boot the default entry and return it."""
+    async def boot(self, choice: int = 0) -> LoaderEntry:
+        """Boot an entry of the menu, by default the default one, and return it."""
         if self._init is not None:
             raise RuntimeError("the machine is booted already")
-        entry = self.boot_entries()[0]
+        entry = self.boot_entries()[choice]
         self._make_mount_points(entry.deployment)
         if (release := entry.deployment / "usr/lib/os-release").exists():
             (self.directory / "shim/lib").mkdir(exist_ok=True)

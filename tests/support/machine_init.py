@@ -67,7 +67,6 @@ def mount_everything(root: Path, settings: dict[str, Any]) -> None:
     subprocess.run(["pivot_root", ".", "."], check=True)
     subprocess.run(["umount", "--lazy", "."], check=True)
     os.chdir("/")
-    mount("--make-rshared", "/")  # as systemd does: what one namespace mounts, those made from it see
 
 
 def inside(root: Path, path: Path) -> Path:

@@ -158,6 +158,31 @@ async def test_check_that_finds_nothing_is_up_to_date(tmp_path: Path, script: Wo
     assert (snapshot.state, snapshot.available, snapshot.last_check_result) == ("idle", None, "up-to-date")
 
 
+@pytest.mark.parametrize(
+    ("later", "result"),
+    [
+        (BOOTED, "up-to-date"),
+        (host_of(deployment("a"), deployment("a")), "up-to-date"),
+        (host_of(deployment("b")), ""),
+        (STAGED, ""),
+        (host_of(deployment("a"), rollback_queued=True), ""),
+    ],
+    ids=["same", "same staged", "another", "staged", "rollback"],
+)
+async def test_host_that_starts_another_version_next_is_not_up_to_date_by_the_last_check(
+    tmp_path: Path, script: WorkerScript, later: Host, result: str
+) -> None:
+    script.steps(["ready"], DONE)
+    async with ServiceBench(tmp_path, script) as bench:
+        await bench.shown(state="idle")
+        await bench.service.wait((await bench.service.begin(JobKind.CHECK, SOMEBODY)).request.uuid)
+        assert bench.service.snapshot.last_check_result == "up-to-date"
+        show_host(script, later)
+        await bench.service.reload()
+        assert bench.service.snapshot.last_check_result == result
+        assert bench.service.snapshot.last_check is not None
+
+
 async def test_check_that_fails_keeps_what_is_known(tmp_path: Path, script: WorkerScript) -> None:
     async with ServiceBench(tmp_path, script) as bench:
         await bench.shown(state="idle")
