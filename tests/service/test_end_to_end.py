@@ -182,6 +182,29 @@ async def test_ordinary_user_sees_everything_and_changes_nothing(host: Host) -> 
     assert await host.history() == []
 
 
+async def test_kernel_arguments_pins_and_drops_are_the_administrators_to_change(host: Host) -> None:
+    refused = await host.ctl("kargs", "--append", "audit=0", user=PERSON, check=False)
+    assert refused.returncode == 4
+    assert "an administrator has to authenticate for org.bootcd1.kernel-arguments" in refused.stderr
+    assert "run the command as root" in refused.stderr
+    absent = await host.ctl("kargs", "--delete", "audit", check=False)
+    assert (absent.returncode, "no kernel argument audit" in absent.stderr) == (5, True)
+
+    await host.ctl("kargs", "--append", "audit=0")
+    shown = (await host.ctl("kargs", user=PERSON)).stdout.splitlines()
+    assert [line.split()[0] for line in shown] == ["Staged", "Booted"]
+    assert ("audit=0" in shown[0], "audit=0" in shown[1]) == (True, False)
+
+    await host.ctl("pin")
+    dropped = await host.ctl("drop", "staged")
+    assert dropped.stdout.startswith("Dropped the staged deployment, sha256:")
+    status = await host.status()
+    assert (status["staged"], status["booted"]["pinned"]) == (None, True)
+    history = await host.history()
+    assert [entry["kind"] for entry in history] == ["drop", "pin", "kernel-arguments"]
+    assert [entry["summary"] for entry in history] == ["staged", "booted", "append audit=0"]
+
+
 async def test_polled_update_is_staged_with_no_client(host: Host) -> None:
     v2 = await host.publish("v2")
     assert host.daemon is not None
