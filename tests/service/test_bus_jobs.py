@@ -109,6 +109,7 @@ async def test_job_announces_progress_and_end_in_order_and_each_once(
         "version": "",
         "created": 0,
         "download-size": -1,
+        "has-notes": False,
     }
     uuid = record.request.uuid
     assert told == [
