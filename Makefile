@@ -12,6 +12,9 @@ BINDIR        ?= $(PREFIX)/bin
 UNITDIR       ?= $(PREFIX)/lib/systemd/system
 SHAREDIR      ?= $(PREFIX)/share
 
+# Which tests `make vm-test` runs: "vm" is the short way from installation to rollback.
+VM ?= vm or vm_long
+
 help:            ## list what is supported
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
 
@@ -29,6 +32,11 @@ interop:         ## try bootcd and bootc's own storage code on one repository (n
 	@tests/setup.sh interop
 	@$(PYTHON) -m tests.interop.peer
 	@$(PYTHON) -m pytest tests/interop
+
+.PHONY: vm-test
+vm-test:         ## boot the test operating system in a virtual machine and try everything only a boot can show
+	@tests/setup.sh vm
+	@$(PYTHON) -m pytest -n 0 -m "$(VM)" tests/vm
 
 bench: setup     ## print measured figures side by side with peers
 	@$(PYTHON) -m tests.bench

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Bring a Debian 12 machine to the point where the suite, the demo and the bench can run; with the argument
-# `interop`, the peer of the interoperability tests as well.
+# `interop`, the peer of the interoperability tests as well, with `vm`, what virtual machines need.
 # Safe to repeat; with nothing to do it ends in well under a second.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -27,9 +27,14 @@ interop_packages=(
   libostree-dev libssl-dev libzstd-dev pkg-config                                 # what the peer is built against
 )
 
+vm_packages=(
+  qemu-system-x86 qemu-utils ovmf openssh-client socat              # the machine, and ways into it and out of it
+)
+
 case "${1:-}" in
   '') ;;
   interop) packages+=("${interop_packages[@]}") ;;
+  vm) packages+=("${vm_packages[@]}") ;;
   *) die "unknown argument: $1" ;;
 esac
 

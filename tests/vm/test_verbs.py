@@ -1,0 +1,68 @@
+"""What an administrator does on a host that has been upgraded once: roll back, change one's mind, switch."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.vm.conftest import OS, OTHER, Host
+from tests.vm.image import REGISTRY
+
+pytestmark = [pytest.mark.vm_long, pytest.mark.asyncio(loop_scope="session")]
+
+
+async def test_rollback_twice_ends_where_it_began(upgraded: Host) -> None:
+    guest = upgraded.guest
+
+    await guest.run("bootcctl rollback")
+    assert (await guest.status())["rollbackQueued"]
+    await guest.run("bootcctl rollback")
+    assert not (await guest.status())["rollbackQueued"]
+
+    assert await guest.reboot() == "test-os-2"
+    status = await guest.status()
+    assert status["rollback"]["image"]["imageDigest"] == upgraded.images.digest("v1")
+
+
+async def test_rollback_reports_staged_update_it_drops(upgraded: Host) -> None:
+    guest, staged = upgraded.guest, await upgraded.publish("v3")
+    await guest.run("bootcctl upgrade")
+    assert (await guest.status())["staged"]["image"]["imageDigest"] == staged
+
+    job = await guest.json("bootcctl rollback --json")
+
+    assert job["outcome"]["dropped"] == staged
+    status = await guest.status()
+    assert (status["staged"], status["rollbackQueued"]) == (None, True)
+    assert await guest.reboot() == "test-os-1"
+
+
+async def test_host_switches_to_another_image_and_back(host: Host) -> None:
+    guest = host.guest
+    other = await host.publish("other", OTHER)
+
+    await guest.run(f"bootcctl switch --apply {REGISTRY}/{OTHER}:stable", check=False)
+    assert await guest.rebooted() == "other-os-1"
+    status = await guest.status()
+    assert status["booted"]["image"]["imageDigest"] == other
+    assert status["booted"]["image"]["image"]["image"] == f"{REGISTRY}/{OTHER}:stable"
+
+    await guest.run(f"bootcctl switch --apply {REGISTRY}/{OS}:stable", check=False)
+    assert await guest.rebooted() == "test-os-1"
+    status = await guest.status()
+    assert status["booted"]["image"]["imageDigest"] == host.images.digest("v1")
+    assert status["rollback"]["image"]["imageDigest"] == other
+
+
+async def test_version_that_never_gets_healthy_is_rolled_back(host: Host) -> None:
+    guest = host.guest
+    await host.publish("v3")
+    await guest.run("bootcctl upgrade --apply", check=False)
+    assert await guest.rebooted() == "test-os-3"
+    assert await guest.text("systemctl is-failed test-os-health.service") == "failed"
+    reached = await guest.run("systemctl is-active boot-complete.target", check=False)
+    assert reached.stdout.strip() == "inactive"
+
+    await guest.run("bootcctl rollback --apply", check=False)
+
+    assert await guest.rebooted() == "test-os-1"
+    await guest.run("systemctl is-active boot-complete.target")
