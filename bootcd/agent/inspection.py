@@ -22,7 +22,7 @@ from bootcd.model.report import HostReport
 
 log = logging.getLogger(__name__)
 
-DEADLINE_SECS = 30.0
+DEADLINE_SECS = 120.0
 OUTPUT_LIMIT = 4 << 20
 "Bytes; an entry is about a kilobyte, and hosts have a handful of deployments."
 

@@ -16,7 +16,7 @@ import pytest_asyncio
 from tests.support.faultproxy import FaultProxy
 from tests.support.registry import Registry
 from tests.vm.disk import install
-from tests.vm.guest import Guest
+from tests.vm.guest import Guest, until
 from tests.vm.image import REGISTRY, REPOSITORY, Images, cached_images
 from tests.vm.qemu import FIRMWARE_VARIABLES, Machine, Snapshot, missing
 
@@ -132,6 +132,17 @@ async def installed(scratch: Path, registry: Registry, images: Images) -> Path:
     return await install(scratch / "installed.raw", images, f"{REGISTRY}/{OS}:stable")
 
 
+async def _settled(guest: Guest) -> None:
+    """Wait until all that starts by itself has, and the service has looked at the host."""
+    await guest.run("systemctl is-system-running --wait", check=False, secs=_SETTLE_SECS)
+
+    async def looked() -> bool | None:
+        return (await guest.run("bootcctl status", check=False)).status == 0 or None
+
+    await until(looked, _SETTLE_SECS)
+    await guest.run("sync")
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def first_boot(scratch: Path, installed: Path, registry: Registry, images: Images) -> Snapshot:
     """The system after its first boot, once everything that starts by itself has."""
@@ -139,8 +150,7 @@ async def first_boot(scratch: Path, installed: Path, registry: Registry, images:
     async with _host(directory, installed, FIRMWARE_VARIABLES, registry, images) as host:
         await host.machine.start()
         assert await host.machine.booted() == "test-os-1"
-        await host.guest.run("systemctl is-system-running --wait", check=False, secs=_SETTLE_SECS)
-        await host.guest.run("bootcctl status >/dev/null; sync")
+        await _settled(host.guest)
         await host.guest.disconnect()
         return await host.machine.save(scratch / "first-boot.state")
 
@@ -163,8 +173,7 @@ async def after_upgrade(scratch: Path, first_boot: Snapshot, registry: Registry,
         await host.publish("v2")
         await host.guest.run("bootcctl upgrade --apply", check=False)
         assert await host.guest.rebooted() == "test-os-2"
-        await host.guest.run("systemctl is-system-running --wait", check=False, secs=_SETTLE_SECS)
-        await host.guest.run("bootcctl status >/dev/null; sync")
+        await _settled(host.guest)
         await host.guest.disconnect()
         return await host.machine.save(scratch / "after-upgrade.state")
 

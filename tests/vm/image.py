@@ -215,6 +215,9 @@ def _shared() -> FileTree:
             "d /var/home 0755 root root -\nd /var/roothome 0700 root root -\n"
             "d /var/home/person 0700 person person -\n"
         ),
+        # What a desktop starts for each user; it costs an emulated machine seconds at each login.
+        "etc/systemd/user/sockets.target.wants": directory(),
+        "etc/systemd/user/sockets.target.wants/.wh..wh..opq": file(""),
         "usr/lib/systemd/network/10-test.network": file(
             "[Match]\nName=e*\n\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\nLinkLocalAddressing=no\n"
         ),
