@@ -215,6 +215,11 @@ def _shared() -> FileTree:
             "d /var/home 0755 root root -\nd /var/roothome 0700 root root -\n"
             "d /var/home/person 0700 person person -\n"
         ),
+        # What a first boot brings up to date, at the cost of a minute, is of no use here.
+        **{
+            f"etc/systemd/system/{name}.service": link("/dev/null")
+            for name in ("ldconfig", "systemd-hwdb-update", "systemd-journal-catalog-update")
+        },
         # What a desktop starts for each user; it costs an emulated machine seconds at each login.
         "etc/systemd/user/sockets.target.wants": directory(),
         "etc/systemd/user/sockets.target.wants/.wh..wh..opq": file(""),
