@@ -223,6 +223,9 @@ def _shared() -> FileTree:
         # What a desktop starts for each user; it costs an emulated machine seconds at each login.
         "etc/systemd/user/sockets.target.wants": directory(),
         "etc/systemd/user/sockets.target.wants/.wh..wh..opq": file(""),
+        # What a distribution ships with containers-common; without any policy no image is let in.
+        "usr/share/containers": directory(),
+        "usr/share/containers/policy.json": file('{"default": [{"type": "insecureAcceptAnything"}]}\n'),
         "usr/lib/systemd/network/10-test.network": file(
             "[Match]\nName=e*\n\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\nLinkLocalAddressing=no\n"
         ),
