@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,14 @@ from bootcd.bus.frontend import Frontend
 from bootcd.config import CONFIG_DIRS, Config, load_config
 from bootcd.host import journal, notify
 from bootcd.host.clock import SystemClock
+from bootcd.host.composefs import choose_backend
 from bootcd.host.files import remove_leftovers
 from bootcd.jobs.history import History
 from bootcd.jobs.manager import JobManager
 from bootcd.jobs.records import JobStore
 from bootcd.jobs.runner import choose_runner
 from bootcd.model.errors import BackendFailed, BootcdError, InvalidConfig, WrongState
+from bootcd.model.report import HostReport
 
 log = logging.getLogger(__name__)
 
@@ -94,11 +95,17 @@ async def _serve(options: Options, config: Config) -> int:
         worker=WORKER,
         clock=clock,
     )
+    backend = choose_backend(config.host.backend, Path(config.host.sysroot))
+
+    async def inspect(sysroot: str) -> HostReport:
+        return await inspect_host(WORKER, sysroot, f"--backend={backend}")
+
     service = Service(
         manager=manager,
         settings=_settings(config, options),
         load=lambda: _settings(_load(options), options),
-        inspect=partial(inspect_host, WORKER),
+        inspect=inspect,
+        backend=backend,
         comparisons=Comparisons(WORKER),
         state=options.state,
         runtime=options.runtime,

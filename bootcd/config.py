@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -154,6 +154,7 @@ class Trust(_Section):
 
 class HostOptions(_Section):
     sysroot: _AbsolutePath = "/"
+    backend: Literal["auto", "ostree", "bootc"] = "auto"
 
 
 class Config(_Section):
@@ -173,6 +174,7 @@ class Config(_Section):
     def worker_settings(self) -> WorkerSettings:
         return WorkerSettings(
             sysroot=self.host.sysroot,
+            backend=self.host.backend,
             insecure_registries=frozenset(self.registry.insecure),
             ca_file=self.registry.ca_file,
             auth_files=self.registry.auth_files,

@@ -140,7 +140,7 @@ def watched_paths(sysroot: str) -> tuple[Path, ...]:
 
     libostree sets the time of `ostree/deploy` at every change of deployments, and keeps what is staged,
     whether it is locked, and which /usr has an overlay in /run/ostree. Who edits kernel arguments in place
-    does it in the boot entries.
+    does it in the boot entries. On a composefs-native host bootc keeps what is staged in /run/composefs.
     """
     root = Path(sysroot)
     # On a booted host the physical root is at /sysroot; `ostree` at the top is a link to it.
@@ -151,6 +151,7 @@ def watched_paths(sysroot: str) -> tuple[Path, ...]:
         root / "boot/loader/entries",
         Path("/run/ostree"),
         Path("/run/ostree/deployment-state"),
+        Path("/run/composefs"),
     )
 
 
@@ -159,9 +160,9 @@ def _log_defect(task: asyncio.Task[None]) -> None:
         log.error("a look at the host failed", exc_info=error)
 
 
-async def inspect_host(worker: Sequence[str], sysroot: str) -> HostReport:
+async def inspect_host(worker: Sequence[str], sysroot: str, *options: str) -> HostReport:
     """Return what is on the host now. Raises the error the worker reports, or BackendFailed."""
-    argv = (*worker, "inspect", "--sysroot", sysroot)
+    argv = (*worker, "inspect", "--sysroot", sysroot, *options)
     answer = await ask_worker(argv, deadline_secs=DEADLINE_SECS, limit=OUTPUT_LIMIT, what="looked at")
     try:
         return HostReport.model_validate_json(answer)

@@ -80,6 +80,7 @@ class Service:
         runtime: Path,
         clock: Clock,
         version: str,
+        backend: str = "ostree",
     ) -> None:
         self._manager = manager
         self._settings = settings
@@ -97,7 +98,7 @@ class Service:
         self._digest_at_start = ""
         self._next_action = NextAction()
         self._snapshot = Snapshot(
-            version=version, backend="ostree", state=self._situation.state.value, state_since=clock.now()
+            version=version, backend=backend, state=self._situation.state.value, state_since=clock.now()
         )
         self._reboot: asyncio.TimerHandle | None = None
         self._publishing: asyncio.Task[None] | None = None

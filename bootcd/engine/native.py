@@ -10,16 +10,14 @@ from bootcd.engine.deployments import Deployments
 from bootcd.engine.lock import locked
 from bootcd.engine.protocol import Report
 from bootcd.engine.pull import Pulls
-from bootcd.host import process
+from bootcd.engine.reboot import reboot
 from bootcd.host.clock import Clock
-from bootcd.model.errors import BackendFailed, InvalidArguments, Unsupported
+from bootcd.model.errors import Unsupported
 from bootcd.model.job import JobKind, JobRequest, Outcome, Phase, Progress, SoftReboot, WorkerSettings
 from bootcd.model.report import HostReport
 from bootcd.ostree.softreboot import prepare_soft_reboot, require_soft_reboot
 from bootcd.ostree.status import read_report
 from bootcd.ostree.sysroot import Sysroot
-
-_REBOOT_DEADLINE_SECS = 30
 
 _Prepare = Callable[[JobRequest], None]
 _Run = Callable[[JobRequest, Report], Awaitable[Outcome]]
@@ -52,7 +50,7 @@ class NativeEngine:
         return read_report(self._sysroot)
 
     def prepare(self, request: JobRequest) -> None:
-        _require_sense(request)
+        request.require_sense()
         if request.soft_reboot is SoftReboot.REQUIRED:
             require_soft_reboot(self._sysroot.sysroot)
         if self._root == Path("/"):
@@ -72,7 +70,7 @@ class NativeEngine:
             outcome = outcome.model_copy(update={"soft_reboot": soft})
         if request.kind is JobKind.APPLY or request.apply:
             report(Progress(phase=Phase.REBOOT, cancellable=False))
-            await _reboot(soft=outcome.soft_reboot)
+            await reboot(soft=outcome.soft_reboot)
             outcome = outcome.model_copy(update={"reboot": True})
         return outcome
 
@@ -88,32 +86,3 @@ class NativeEngine:
                 hint="it comes at the next reboot all the same",
             )
         return soft
-
-
-def _require_sense(request: JobRequest) -> None:
-    """Refuse options that contradict each other.
-
-    Raises InvalidArguments.
-    """
-    if request.apply and request.download_only:
-        raise InvalidArguments("what is only downloaded cannot be applied at once")
-    if request.download_only and request.soft_reboot is not SoftReboot.NONE:
-        raise InvalidArguments("what is only downloaded cannot be reached by a soft reboot")
-    if request.from_downloaded and request.kind is not JobKind.UPGRADE:
-        raise InvalidArguments("only an upgrade can be from what is downloaded")
-    if request.from_downloaded and (request.download_only or request.tag):
-        raise InvalidArguments(
-            "what is downloaded already is taken as it is: neither a tag nor download-only goes with it"
-        )
-
-
-async def _reboot(*, soft: bool) -> None:
-    command = ["systemctl", "soft-reboot" if soft else "reboot", "--message=Initiated by bootcd"]
-    try:
-        done = await process.run(command, deadline_secs=_REBOOT_DEADLINE_SECS, limit=4096)
-    except (OSError, TimeoutError) as error:
-        raise BackendFailed("the system manager could not be asked to reboot") from error
-    if done.status != 0:
-        raise BackendFailed(
-            "the system manager refused to reboot", hint="what is staged stays so; reboot by hand"
-        )

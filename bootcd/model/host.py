@@ -62,8 +62,10 @@ class BootEntry(_Document):
 
     @property
     def id(self) -> str:
-        """`<checksum>.<serial>`, unique on the host and stable for the life of the deployment."""
-        return f"{self.ostree.checksum}.{self.ostree.deploy_serial}" if self.ostree else ""
+        """`<checksum>.<serial>`, or a composefs image's digest; unique on the host, stable for its life."""
+        if self.ostree is None:
+            return str((self.composefs or {}).get("verity", ""))
+        return f"{self.ostree.checksum}.{self.ostree.deploy_serial}"
 
 
 class HostSpec(_Document):

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from bootcd.model.errors import ErrorInfo
+from bootcd.model.errors import ErrorInfo, InvalidArguments
 from bootcd.model.trust import Verdict
 
 UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
@@ -84,6 +84,8 @@ class WorkerSettings(_Document):
     """The part of the configuration a worker needs; only `app` reads configuration files."""
 
     sysroot: str = "/"
+    backend: Literal["auto", "ostree", "bootc"] = "auto"
+    "What drives the host; auto: bootc where it boots a composefs image, else libostree."
     insecure_registries: frozenset[str] = frozenset()
     ca_file: str = ""
     auth_files: tuple[str, ...] = ()
@@ -153,6 +155,19 @@ class JobRequest(JobOptions):
     uuid: JobUuid
     kind: JobKind
     settings: WorkerSettings = WorkerSettings()
+
+    def require_sense(self) -> None:
+        """Refuse options that contradict each other. Raises InvalidArguments."""
+        if self.download_only and self.apply:
+            raise InvalidArguments("what is only downloaded cannot be applied at once")
+        if self.download_only and self.soft_reboot is not SoftReboot.NONE:
+            raise InvalidArguments("what is only downloaded cannot be reached by a soft reboot")
+        if self.from_downloaded and self.kind is not JobKind.UPGRADE:
+            raise InvalidArguments("only an upgrade can be from what is downloaded")
+        if self.from_downloaded and (self.download_only or self.tag):
+            raise InvalidArguments(
+                "what is downloaded already is taken as it is: neither a tag nor download-only goes with it"
+            )
 
     def same_work(self, other: JobRequest) -> bool:
         """Whether both ask for the same thing, so that the second can join the first."""

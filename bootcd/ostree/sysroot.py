@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bootcd.host.composefs import booted_composefs
 from bootcd.host.files import read_bounded, write_atomic
 from bootcd.model.errors import (
     BackendFailed,
@@ -28,7 +29,6 @@ from bootcd.model.errors import (
     Unsupported,
     WrongState,
 )
-from bootcd.ostree.composefs import booted_composefs
 from bootcd.ostree.kargs import read_deployed_kargs, read_kargs
 from bootcd.ostree.libostree import Gio, GLib, OSTree, has, host_errors
 from bootcd.ostree.repository import Repository

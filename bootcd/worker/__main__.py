@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from bootcd.engine.protocol import Engine
 from bootcd.engine.scope import tracked_policy
 from bootcd.host.clock import SystemClock
+from bootcd.host.composefs import AUTO, BOOTC, OSTREE, choose_backend
 from bootcd.host.files import read_bounded, write_atomic
 from bootcd.host.process import forbid_core_dumps
 from bootcd.model.errors import BootcdError, Cancelled, InternalError
@@ -52,11 +53,12 @@ def main() -> int:
     config = verbs.add_parser("config-diff", help="print what differs between /etc and the image's")
     for verb in (inspect, diff, config):
         verb.add_argument("--sysroot", type=Path, default=Path("/"))
+    inspect.add_argument("--backend", choices=(AUTO, OSTREE, BOOTC), default=AUTO)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
     match arguments.verb:
         case "inspect":
-            return _answer(lambda: _report(arguments.sysroot))
+            return _answer(lambda: _inspect(arguments.sysroot, arguments.backend))
         case "diff":
             return _answer(lambda: _diff(arguments.sysroot, arguments.before, arguments.after))
         case "config-diff":
@@ -67,6 +69,14 @@ def main() -> int:
 
 class _Document(Protocol):
     def to_json(self) -> str: ...
+
+
+def _inspect(sysroot: Path, backend: str) -> _Document:
+    if choose_backend(backend, sysroot) == BOOTC:
+        from bootcd.engine.bootc import BootcEngine
+
+        return BootcEngine().read_report()
+    return _report(sysroot)
 
 
 def _diff(sysroot: Path, before: str, after: str) -> _Document:
@@ -174,16 +184,24 @@ class _Worker:
 
     async def _job(self) -> Outcome:
         def open_and_prepare() -> Engine:
-            # Half of what a worker imports; inspecting the host needs none of it, and is frequent.
-            from bootcd.engine.native import NativeEngine
-
-            engine = NativeEngine(self._request.settings, SystemClock(), own_mounts=self._own_mounts)
+            engine = self._engine()
             engine.prepare(self._request)
             return engine
 
         engine = await asyncio.to_thread(open_and_prepare)
         self._channel.send(WorkerMessage(uuid=self._request.uuid, ready=True))
         return await engine.run(self._request, self._report)
+
+    def _engine(self) -> Engine:
+        # Half of what a worker imports; inspecting the host needs none of it, and is frequent.
+        settings = self._request.settings
+        if choose_backend(settings.backend, Path(settings.sysroot)) == BOOTC:
+            from bootcd.engine.bootc import BootcEngine
+
+            return BootcEngine()
+        from bootcd.engine.native import NativeEngine
+
+        return NativeEngine(settings, SystemClock(), own_mounts=self._own_mounts)
 
     def _cancel(self, job: asyncio.Task[Outcome]) -> None:
         if self._progress.cancellable:

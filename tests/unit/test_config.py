@@ -43,6 +43,7 @@ memory = "128M"
 runner = "subprocess"
 [host]
 sysroot = "/mnt"
+backend = "bootc"
 """
 
 
@@ -76,6 +77,7 @@ def test_config_of_every_key_reaches_rules_and_worker_settings() -> None:
     assert config.worker.runner is RunnerKind.SUBPROCESS
     assert config.worker_settings == WorkerSettings(
         sysroot="/mnt",
+        backend="bootc",
         insecure_registries=frozenset({"localhost:5000", "[::1]:5000"}),
         ca_file="/etc/pki/ca.pem",
         auth_files=("/etc/auth.json",),

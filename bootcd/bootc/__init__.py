@@ -1,0 +1,1 @@
+"""The `bootc` command: what it is told, what it says."""
