@@ -21,7 +21,7 @@ from bootcd.install.grub import (
     mkimage_command,
     static_config,
 )
-from bootcd.install.mounts import bound
+from bootcd.install.mounts import WORK, bound
 from bootcd.install.tools import run_tool
 from bootcd.model.errors import BackendFailed, NotBootable
 
@@ -75,7 +75,8 @@ async def install_bootloader(
             pass
     if esp is None:
         raise NotBootable("there is no EFI system partition to put the boot loader into")
-    with tempfile.TemporaryDirectory(prefix="bootcd-install-") as directory:
+    WORK.mkdir(mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=WORK) as directory:
         tree = Path(directory) / "esp"
         if choice.method is Method.READY:
             _copy_ready(choice, place, tree)

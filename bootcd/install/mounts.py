@@ -21,17 +21,25 @@ log = logging.getLogger(__name__)
 
 _CLONE_NEWNS = 0x00020000
 _MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
+WORK = Path("/run/bootcd-install")
+"Where an installation keeps what is for itself; always empty to others."
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def own_mounts() -> None:
-    """Move this process to a mount namespace of its own; before it has a second thread.
+    """Move this process to a mount namespace of its own, with its own `WORK`; before it has a second thread.
 
     Raises BackendFailed where that is not allowed.
     """
     if _libc.unshare(_CLONE_NEWNS) != 0 or _libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) != 0:
         reason = os.strerror(ctypes.get_errno())
         raise BackendFailed(f"no mount namespace can be made: {reason}", hint="run it as root")
+    try:
+        WORK.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise BackendFailed(f"{WORK} cannot be made: {error.strerror}") from error
+    if _libc.mount(b"bootcd-install", bytes(WORK), b"tmpfs", 0, b"mode=0700") != 0:
+        raise BackendFailed(f"nothing can be mounted at {WORK}: {os.strerror(ctypes.get_errno())}")
 
 
 @asynccontextmanager

@@ -24,6 +24,7 @@ from bootcd.ostree.physical import label_physical_root
 from bootcd.ostree.sysroot import Sysroot
 
 _TICK_SECS = 0.2
+_FLUSH = 'fsfreeze --freeze "$1" && fsfreeze --unfreeze "$1"'
 _DEFAULT_STATEROOT = "default"
 
 
@@ -149,5 +150,11 @@ async def finalize(*filesystems: Path) -> None:
     for root in filesystems:
         await run_tool(["fstrim", "--quiet-unsupported", str(root)], "trim the file system")
         await run_tool(["mount", "-o", "remount,ro", str(root)], "make the file system read-only")
-        await run_tool(["fsfreeze", "--freeze", str(root)], "flush the file system")
-        await run_tool(["fsfreeze", "--unfreeze", str(root)], "flush the file system")
+        # One program, which ends whatever becomes of this one: nobody could use a file system left frozen.
+        command = ["sh", "-c", _FLUSH, "sh", str(root)]
+        flushing = asyncio.ensure_future(run_tool(command, "flush the file system"))
+        try:
+            await asyncio.shield(flushing)
+        except asyncio.CancelledError:
+            await asyncio.wait([flushing])
+            raise

@@ -13,6 +13,7 @@ import fcntl
 import os
 import re
 import stat
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from bootcd.host import process
 from bootcd.model.errors import AccessDenied, BackendFailed, InvalidArguments, WrongState
 
 _BLKROGET, _BLKSSZGET = 0x125E, 0x1268
+_LOOP_GET_STATUS64, _LOOP_INFO_BYTES = 0x4C05, 232
+_LOOP_BACKING = struct.Struct("=QQQ")
 _WIPEFS_DEADLINE_SECS = 60
 _PROC = Path("/proc")
 _SYS = Path("/sys")
@@ -84,16 +87,35 @@ def _measured(path: Path, resolved: Path, is_file: bool) -> Disk:
 
 
 def _require_unused_file(path: Path) -> None:
+    status = path.stat()
+    for device, place, backing in _loops():
+        same = backing is not None and backing[:2] == (status.st_dev, status.st_ino)
+        if same or place == str(path):
+            raise WrongState(
+                f"{path} is in use as {device}", hint=f"detach it first: losetup --detach {device}"
+            )
+
+
+def _loops() -> Iterator[tuple[str, str, tuple[int, int, int] | None]]:
+    """Yield loop devices: name, path of what they stand on, and its device, inode and device it is itself."""
     for backing in _SYS.glob("block/loop*/loop/backing_file"):
+        device = f"/dev/{backing.parts[-3]}"
         try:
-            used = backing.read_text().strip() == str(path)
+            place = backing.read_text().strip()
         except OSError:
             continue
-        if used:
-            device = backing.parts[-3]
-            raise WrongState(
-                f"{path} is in use as /dev/{device}", hint=f"detach it first: losetup --detach /dev/{device}"
-            )
+        try:
+            descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            yield device, place, None
+            continue
+        try:
+            status = fcntl.ioctl(descriptor, _LOOP_GET_STATUS64, bytes(_LOOP_INFO_BYTES))
+            yield device, place, _LOOP_BACKING.unpack_from(status)
+        except OSError:
+            continue  # detached meanwhile
+        finally:
+            os.close(descriptor)
 
 
 def _require_unused_device(path: Path, device: int) -> None:
@@ -101,20 +123,25 @@ def _require_unused_device(path: Path, device: int) -> None:
     if (own / "partition").exists():
         raise InvalidArguments(f"{path} is a partition, not a disk", hint="name the whole disk")
     users = dict(_with_users(own.resolve()))
-    for pid in ("1", "self"):
-        for number, point in _mounts(pid):
-            if number in users:
-                if point in _ROOTS:
-                    raise WrongState(
-                        f"{path} holds the system that runs now",
-                        hint="boot another system to install to this disk",
-                        reason="host-root",
-                    )
+    for number, point in mounts_seen():
+        if number in users:
+            if point in _ROOTS:
                 raise WrongState(
-                    f"{path} is in use: {users[number]} is mounted at {point}",
-                    hint=f"unmount it first: umount {point}",
-                    reason="mounted",
+                    f"{path} holds the system that runs now",
+                    hint="boot another system to install to this disk",
+                    reason="host-root",
                 )
+            raise WrongState(
+                f"{path} is in use: {users[number]} is mounted at {point}",
+                hint=f"unmount it first: umount {point}",
+                reason="mounted",
+            )
+    for loop, _, backing in _loops():
+        # A loop device makes no claim on the disk it stands on.
+        if backing is not None and _number(backing[2]) in users:
+            raise WrongState(
+                f"{path} is in use as {loop}", hint=f"detach it first: losetup --detach {loop}", reason="loop"
+            )
     for line in (_PROC / "swaps").read_text().splitlines()[1:]:
         swap = Path(re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), line.split()[0]))
         if swap.is_block_device() and _number(swap.stat().st_rdev) in users:
@@ -131,6 +158,12 @@ def _with_users(directory: Path) -> Iterator[tuple[str, str]]:
         yield from _with_users(child.parent)
     for holder in directory.glob("holders/*"):
         yield from _with_users(holder.resolve())
+
+
+def mounts_seen() -> Iterator[tuple[str, str]]:
+    """Yield device number and mount point of all mounts, also of the host's where this is a container."""
+    for pid in ("1", "self"):
+        yield from _mounts(pid)
 
 
 def _mounts(pid: str) -> Iterator[tuple[str, str]]:

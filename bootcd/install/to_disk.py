@@ -10,9 +10,9 @@ finished, which a next run with --wipe takes.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -33,14 +33,14 @@ from bootcd.install.layout import (
     sfdisk_command,
 )
 from bootcd.install.loop import loop_device
-from bootcd.install.mounts import mounted
+from bootcd.install.mounts import WORK, mounted
 from bootcd.install.populate import finalize, label, make_bootable, populate, root_kargs
 from bootcd.install.prepare import Options, Prepared, prepared
 from bootcd.install.report import Reporter, Step
 from bootcd.install.settings import BlockSetup, InstallSettings
 from bootcd.install.target import Disk, open_disk, require_empty
 from bootcd.install.tools import require_tools, run_tool
-from bootcd.model.errors import BackendFailed, InvalidArguments, Unsupported
+from bootcd.model.errors import BackendFailed, InvalidArguments, Unsupported, WrongState
 from bootcd.oci.resolve import ResolvedImage
 
 _REREAD_PARTITIONS = 0x125F
@@ -61,9 +61,12 @@ async def install_to_disk(options: Options, to: DiskOptions, reporter: Reporter)
     """Install, and return when everything is on the disk."""
     require_tools(_TOOLS)
     disk = await asyncio.to_thread(open_disk, to.device, via_loopback=to.via_loopback)
-    if not to.wipe:
-        await require_empty(disk)
-    async with prepared(options, reporter) as image:
+    # Held from here on: what was found out about the disk still holds when it is written.
+    async with AsyncExitStack() as stack:
+        hold = stack.enter_context(_held(disk))
+        if not to.wipe:
+            await require_empty(disk)
+        image = await stack.enter_async_context(prepared(options, reporter))
         filesystem = _root_filesystem(to, image.settings)
         if image.fsverity and filesystem is Filesystem.XFS:
             raise InvalidArguments(
@@ -81,8 +84,12 @@ async def install_to_disk(options: Options, to: DiskOptions, reporter: Reporter)
             label_id=str(uuid.uuid4()),
             where=str(to.device),
         )
-        with _held(disk) as hold:
-            await _write(image, disk, hold, layout, filesystem, reporter)
+        hold.require_same(disk)
+        if disk.is_file:
+            await asyncio.to_thread(open_disk, to.device, via_loopback=True)
+        if not to.wipe:
+            await require_empty(disk)
+        await _write(image, disk, hold, layout, filesystem, reporter)
         return image.resolved
 
 
@@ -179,13 +186,28 @@ class _Hold:
         try:
             flags = os.O_RDONLY | os.O_CLOEXEC | os.O_EXCL
             self._claim = -1 if disk.is_file else os.open(disk.path, flags)
+            # Another installation to the same file has no claim to find; nor does udev look into a disk then.
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BaseException:
             os.close(self.descriptor)
             raise
 
+    def require_same(self, disk: Disk) -> None:
+        """Refuse to write where the path leads to something else by now. Raises WrongState."""
+        held = os.fstat(self.descriptor)
+        try:
+            now = disk.path.stat()
+        except OSError:
+            now = None
+        if now is None or (now.st_dev, now.st_ino, now.st_rdev) != (held.st_dev, held.st_ino, held.st_rdev):
+            raise WrongState(f"{disk.path} was replaced by another one meanwhile", reason="replaced")
+        if os.lseek(self.descriptor, 0, os.SEEK_END) != disk.size:
+            raise WrongState(f"the size of {disk.path} has changed meanwhile", reason="replaced")
+
     def release(self) -> None:
         """Let others mount its partitions."""
         if self._claim >= 0:
+            fcntl.flock(self.descriptor, fcntl.LOCK_UN)
             os.close(self._claim)
             self._claim = -1
 
@@ -206,6 +228,8 @@ def _held(disk: Disk) -> Iterator[_Hold]:
     try:
         hold = _Hold(disk)
     except OSError as error:
+        if error.errno in (errno.EBUSY, errno.EWOULDBLOCK):
+            raise WrongState(f"{disk.path} is in use", hint="stop what holds it", reason="claimed") from error
         raise BackendFailed(f"{disk.path} cannot be written: {error.strerror}") from error
     try:
         yield hold
@@ -215,7 +239,8 @@ def _held(disk: Disk) -> Iterator[_Hold]:
 
 @contextmanager
 def _mount_point() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="bootcd-install-", dir="/run"))
+    path = WORK / "root"
+    path.mkdir()
     try:
         yield path
     finally:

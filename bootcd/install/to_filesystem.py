@@ -27,12 +27,16 @@ from bootcd.install.populate import finalize, label, make_bootable, populate, ro
 from bootcd.install.prepare import Options, Prepared, prepared
 from bootcd.install.report import Reporter, Step
 from bootcd.install.settings import Replace
+from bootcd.install.target import mounts_seen
 from bootcd.install.tools import require_tools, run_tool
 from bootcd.model.errors import BackendFailed, InvalidArguments, NotBootable, OutOfSpace, WrongState
 from bootcd.oci.resolve import ResolvedImage
 
 _TOOLS = ("mount", "umount", "mcopy", "blkid", "fstrim", "fsfreeze")
 _ESP_PLACES = ("boot/efi", "efi")
+_OWN_PLACES = ("boot", *_ESP_PLACES)
+"Where what is mounted below the root is part of the installation."
+_BOOT_OF_HOST = ("/", "/sysroot", "/boot", "/boot/efi", "/efi")
 # linux/fs.h
 _GET_FLAGS, _SET_FLAGS, _IMMUTABLE = 0x80086601, 0x40086602, 0x10
 
@@ -66,6 +70,7 @@ async def install_to_filesystem(options: Options, to: FilesystemOptions, reporte
     root = _mount_at(to.path)
     await asyncio.to_thread(_require_usable, root, to)
     boot = _mount_below(root, "boot")
+    await asyncio.to_thread(_require_own_mounts, root, to)
     async with prepared(options, reporter) as image:
         _require_space(root, image, to)
         uuids = {mount.point: await _uuid(mount) for mount in filter(None, (root, boot))}
@@ -74,6 +79,12 @@ async def install_to_filesystem(options: Options, to: FilesystemOptions, reporte
         if image.choice.method in (Method.READY, Method.MODULES):
             _require_found_by_grub(holds_boot)
             esp = await _find_esp(root)
+            if to.replace is None and isinstance(esp, RawEsp) and await esp.has_boot_loaders():
+                raise WrongState(
+                    f"the EFI system partition {esp.path} has boot loaders already",
+                    hint="add --replace alongside or wipe to lose them, or mount another one below the root",
+                    reason="not-empty",
+                )
         if to.replace is not None:
             reporter.step(Step.FORMAT)
             await asyncio.to_thread(_clear, root.point, to.replace)
@@ -152,7 +163,7 @@ async def _uuid(mount: Mount) -> str:
 
 def _require_usable(root: Mount, to: FilesystemOptions) -> None:
     """Refuse a root that would lose something nobody said may be lost."""
-    host = {mount.number for mount in _mounts() if mount.point in (Path("/"), Path("/sysroot"))}
+    host = {number for number, point in mounts_seen() if point in ("/", "/sysroot")}
     if root.number in host:
         if to.replace is not Replace.ALONGSIDE:
             raise WrongState(
@@ -180,6 +191,28 @@ def _require_usable(root: Mount, to: FilesystemOptions) -> None:
         )
     if os.statvfs(root.point).f_flag & os.ST_RDONLY:
         raise WrongState(f"{to.path} is mounted read-only", reason="read-only")
+
+
+def _require_own_mounts(root: Mount, to: FilesystemOptions) -> None:
+    """Refuse to write to what is mounted below the root for another purpose."""
+    host = {number for number, point in mounts_seen() if point in _BOOT_OF_HOST}
+    for mount in _mounts():
+        if mount.point == root.point or not mount.point.is_relative_to(root.point):
+            continue
+        name = str(mount.point.relative_to(root.point))
+        if name not in _OWN_PLACES:
+            if to.replace is Replace.WIPE:
+                raise WrongState(
+                    f"{mount.point} is a mount point, and --replace wipe would lose what is in it",
+                    hint=f"unmount it first: umount {mount.point}",
+                    reason="mounted",
+                )
+        elif mount.number in host and not to.acknowledge_destructive:
+            raise WrongState(
+                f"what is mounted at {mount.point} boots the system that runs now",
+                hint="add --acknowledge-destructive if this system may boot no more",
+                reason="host-root",
+            )
 
 
 def _first_entry(directory: Path) -> str:
@@ -259,6 +292,15 @@ async def _find_esp(root: Mount) -> Esp:
         command = ["blkid", "--probe", "--output", "value", "--match-tag", "PART_ENTRY_TYPE", str(device)]
         kind = (await run_tool(command, f"look at {device}")).decode().strip().lower()
         if kind == ESP_TYPE:
+            # Two who write to one FAT at a time destroy it.
+            status = device.stat()
+            number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+            if point := next((point for seen, point in mounts_seen() if seen == number), ""):
+                raise WrongState(
+                    f"the EFI system partition {device} is mounted at {point}",
+                    hint=f"unmount it, or mount it at {root.point}/boot/efi too",
+                    reason="mounted",
+                )
             return RawEsp(device)
     raise NotBootable(
         f"there is no EFI system partition on the disk of {root.point}",
@@ -296,7 +338,7 @@ def _clear(root: Path, replace: Replace) -> None:
 
 
 def _empty(directory: Path) -> None:
-    """Remove all that is in a directory, also on other file systems mounted there, and keep those mounted."""
+    """Remove all that is in a directory, /boot and the EFI system partition included, which stay mounted."""
     for path in directory.iterdir():
         if path.is_dir() and not path.is_symlink() and _leads_to_mount(path):
             _empty(path)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from bootcd.install import esp as esp_module
+from bootcd.install import tools
 from bootcd.install.bootloader import BootPlace, install_bootloader
 from bootcd.install.esp import MountedEsp, RawEsp
 from bootcd.install.grub import Choice, Method
@@ -138,12 +141,24 @@ async def test_raw_partition_that_is_none_is_an_error(tmp_path: Path, tree: Path
         await RawEsp(raw_disk(tmp_path / "disk.img", 4 * MIB)).put(tree)
 
 
-async def test_mounted_partition_is_cleared_and_filled(tmp_path: Path, tree: Path) -> None:
+async def test_mounted_partition_is_cleared_filled_and_flushed(
+    tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mounted = tmp_path / "esp"
+    flushed: list[Path] = []
+
+    async def run_tool(argv: Sequence[str], doing: str) -> bytes:
+        if argv[:2] == ["sync", "--file-system"]:
+            assert (mounted / "EFI/BOOT/BOOTX64.EFI").exists()
+            flushed.append(Path(argv[2]))
+        return await tools.run_tool(argv, doing)
+
+    monkeypatch.setattr(esp_module, "run_tool", run_tool)
     (mounted / "EFI/old").mkdir(parents=True)
     esp = MountedEsp(mounted)
     await esp.clear()
     await esp.put(tree)
+    assert flushed == [mounted]
     assert [str(path.relative_to(mounted)) for path in mounted.rglob("*") if path.is_file()] == [
         "EFI/BOOT/BOOTX64.EFI"
     ]

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import os
 import subprocess
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bootcd.install import to_disk
 from bootcd.install.arguments import common_options, disk_options
 from bootcd.install.cli import build_parser
 from bootcd.install.layout import MIB
+from bootcd.install.prepare import Prepared, prepared
 from bootcd.install.report import Reporter
 from bootcd.install.target import open_disk
 from bootcd.install.to_disk import install_to_disk
@@ -260,6 +266,67 @@ async def test_device_that_somebody_claims_is_refused(tmp_path: Path) -> None:
                 open_disk(device, via_loopback=False)
         finally:
             os.close(claim)
+
+
+async def test_device_a_loop_device_stands_on_is_refused(tmp_path: Path) -> None:
+    disk = raw_disk(tmp_path / "disk.img", 64 * MIB)
+    # A loop device claims nothing, so the kernel alone would let it be overwritten.
+    with (
+        attached(disk) as device,
+        attached(device) as upper,
+        pytest.raises(WrongState, match=f"is in use as {upper}"),
+    ):
+        open_disk(device, via_loopback=False)
+
+
+async def test_file_that_is_attached_by_another_name_is_refused(marked: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.img"
+    other.hardlink_to(marked)
+    with attached(other) as device, pytest.raises(WrongState, match=f"is in use as {device}"):
+        open_disk(marked, via_loopback=True)
+
+
+async def test_disk_that_changes_while_the_image_is_fetched_is_left_alone(
+    marked: Path, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def someone_makes(change: Callable[[], object]) -> None:
+        @asynccontextmanager
+        async def changed(*words: Any) -> AsyncGenerator[Prepared, None]:
+            async with prepared(*words) as image:
+                change()
+                yield image
+
+        monkeypatch.setattr(to_disk, "prepared", changed)
+
+    async def tried() -> BootcdError:
+        parsed = arguments(marked, source, *OPTIONS)
+        with pytest.raises(BootcdError) as caught:
+            await install_to_disk(common_options(parsed), disk_options(parsed), Reporter(quiet=True))
+        return caught.value
+
+    someone_makes(lambda: subprocess.run(["mkfs.ext4", "-q", "-F", marked], check=True))
+    assert "has a file system (ext4)" in (await tried()).message
+    subprocess.run(["wipefs", "--quiet", "--all", marked], check=True)
+    found: list[BootcdError] = []
+
+    def attach() -> None:
+        with attached(marked), pytest.raises(WrongState) as caught:
+            open_disk(marked, via_loopback=True)
+        found.append(caught.value)
+        raw_disk(tmp_path / "new.img").rename(marked)
+
+    someone_makes(attach)
+    assert "was replaced" in (await tried()).message
+    assert found
+    assert content_of(marked) == content_of(raw_disk(tmp_path / "empty.img"))
+
+
+async def test_file_another_installation_works_on_is_refused(marked: Path, source: str) -> None:
+    with marked.open("r+b") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        found = await refused(marked, source, "--wipe", *OPTIONS)
+    assert isinstance(found, WrongState)
+    assert found.message == f"{marked} is in use"
 
 
 async def test_device_that_is_read_only_is_refused(tmp_path: Path) -> None:

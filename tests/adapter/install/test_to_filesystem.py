@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from bootcd.install import to_filesystem as to_filesystem_module
+from bootcd.install import tools
 from bootcd.install.arguments import common_options, filesystem_options
 from bootcd.install.cli import build_parser
-from bootcd.install.layout import MIB
+from bootcd.install.layout import ESP_TYPE, MIB
 from bootcd.install.loop import loop_device
+from bootcd.install.populate import finalize
 from bootcd.install.report import Reporter
 from bootcd.install.to_filesystem import install_to_filesystem, parse_mounts
 from bootcd.model.errors import BootcdError, InvalidArguments, NotBootable, WrongState
@@ -169,6 +174,111 @@ async def test_root_that_is_not_empty_needs_replace(source: str, tmp_path: Path)
         (root / "boot/efi").mkdir(parents=True)
         with filesystem(tmp_path / "boot.img", root / "boot"):
             assert "no EFI system partition" in (await refused(root, source)).message
+
+
+async def test_what_is_mounted_below_for_another_purpose_is_not_wiped(source: str, tmp_path: Path) -> None:
+    root, home = tmp_path / "root", tmp_path / "home"
+    home.mkdir()
+    (home / "precious").write_text("data")
+    with filesystem(tmp_path / "root.img", root):
+        (root / "home").mkdir()
+        subprocess.run(["mount", "--bind", home, root / "home"], check=True)
+        assert isinstance(error := await refused(root, source, "--replace=wipe"), WrongState)
+        assert error.message.startswith(f"{root}/home is a mount point")
+    assert (home / "precious").read_text() == "data"
+
+
+async def test_boot_of_the_system_that_runs_is_not_taken(source: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    with (
+        tempfile.TemporaryDirectory(dir="/var/tmp") as boot,
+        filesystem(tmp_path / "root.img", root),
+    ):
+        (root / "boot").mkdir()
+        # A directory of the root file system of this machine.
+        subprocess.run(["mount", "--bind", boot, root / "boot"], check=True)
+        if Path(boot).stat().st_dev != Path("/").stat().st_dev:
+            pytest.skip("temporary files are on a file system of their own here")
+        for words in ((), ("--replace=wipe",), ("--replace=alongside",)):
+            assert isinstance(error := await refused(root, source, *words), WrongState)
+            assert error.message.endswith("boots the system that runs now")
+
+
+@contextmanager
+def esp_beside(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """Have a device stand for the EFI system partition on the disk of a root."""
+    disk = raw_disk(tmp_path / "esp.img", 64 * MIB)
+    subprocess.run([*kind.split(), disk], check=True, capture_output=True)
+    found: list[Path] = []
+    monkeypatch.setattr(to_filesystem_module, "_siblings", lambda _: found)
+
+    async def run_tool(argv: Sequence[str], doing: str) -> bytes:
+        return ESP_TYPE.encode() if "PART_ENTRY_TYPE" in argv else await tools.run_tool(argv, doing)
+
+    monkeypatch.setattr(to_filesystem_module, "run_tool", run_tool)
+    descriptor = os.open(disk, os.O_RDWR)
+    try:
+        with loop_device(descriptor, name=str(disk)) as name:
+            found.append(Path(name))
+            yield Path(name)
+    finally:
+        os.close(descriptor)
+
+
+async def test_efi_system_partition_others_use_is_refused(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, point = tmp_path / "root", tmp_path / "esp"
+    point.mkdir()
+    with (
+        filesystem(tmp_path / "root.img", root),
+        esp_beside("mkfs.ext4 -q -F", monkeypatch, tmp_path) as device,
+    ):
+        # This kernel need not know FAT for it to be mounted.
+        subprocess.run(["mount", device, point], check=True)
+        try:
+            for words in ((), ("--replace=wipe",)):
+                assert isinstance(error := await refused(root, source, *words), WrongState)
+                assert f"{device} is mounted at {point}" in error.message
+        finally:
+            subprocess.run(["umount", point], check=True)
+
+
+async def test_efi_system_partition_with_boot_loaders_needs_replace(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    with (
+        filesystem(tmp_path / "root.img", root),
+        esp_beside("mkfs.fat", monkeypatch, tmp_path) as device,
+    ):
+        subprocess.run(["mmd", "-i", device, "::/EFI"], check=True)
+        assert isinstance(error := await refused(root, source), WrongState)
+        assert f"{device} has boot loaders already" in error.message
+        assert "--replace alongside" in error.hint
+
+
+async def test_stopped_flush_leaves_no_file_system_frozen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, programs = tmp_path / "root", tmp_path / "bin"
+    programs.mkdir()
+    begun = programs / "begun"
+    os.mkfifo(begun)
+    # Slow between freezing and thawing, where a signal is most likely to come.
+    script = f'/usr/sbin/fsfreeze "$@" || exit\nif [ $1 = --freeze ]; then : >{begun}; sleep 0.3; fi\n'
+    (programs / "fsfreeze").write_text(f"#!/bin/sh\n{script}")
+    (programs / "fsfreeze").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    with filesystem(tmp_path / "root.img", root):
+        work = asyncio.ensure_future(finalize(root))
+        await asyncio.to_thread(begun.read_bytes)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        thawed = subprocess.run(["/usr/sbin/fsfreeze", "--freeze", root], check=False).returncode == 0
+        subprocess.run(["/usr/sbin/fsfreeze", "--unfreeze", root], check=True)
+        assert thawed
 
 
 async def test_root_without_an_efi_system_partition_is_refused(source: str, tmp_path: Path) -> None:
