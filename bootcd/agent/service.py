@@ -101,6 +101,8 @@ class Service:
             version=version, backend=backend, state=self._situation.state.value, state_since=clock.now()
         )
         self._reboot: asyncio.TimerHandle | None = None
+        self._watching = False
+        "Jobs that were at work before this service have been taken up."
         self._publishing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -108,6 +110,7 @@ class Service:
         self._memory = await asyncio.to_thread(load_memory, self._memory_path)
         self._situation = Situation(image=self._memory.image, available=self._memory.available)
         await self._manager.start(on_event=self._on_job, settle=self._settle)
+        self._watching = True
         self._refresh()
         self._publishing = asyncio.get_running_loop().create_task(self._publication.run())
         self._watcher.start()
@@ -285,7 +288,8 @@ class Service:
                 record.request.kind in (JobKind.CHECK, JobKind.UPGRADE) and not record.request.from_downloaded
             ):
                 self._step(machine.UpdateAbsent())
-        if outcome.reboot:
+        # One that ended before this service began to watch has had its reboot: this is the boot after it.
+        if outcome.reboot and self._watching:
             self._step(machine.RebootRequested())
             self._reboot = asyncio.get_running_loop().call_later(REBOOT_SECS, self._reboot_missed)
         self._step(machine.JobEnded())

@@ -356,6 +356,27 @@ async def test_job_at_work_over_a_restart_is_shown_and_ends(tmp_path: Path, scri
         assert bench.service.snapshot.state == "staged"
 
 
+async def test_reboot_that_was_agreed_is_over_for_the_next_service(
+    tmp_path: Path, script: WorkerScript
+) -> None:
+    show_host(script, STAGED)
+    script.steps(["ready"], ["hold"], ["outcome", {"state": "done", "reboot": True}])
+    async with ServiceBench(tmp_path, script) as bench:
+        await bench.shown(state="staged")
+        await bench.service.begin(JobKind.APPLY, SOMEBODY)
+    script.release()
+    await eventually(lambda: all(has_ended(pid) for pid in script.pids()))
+    async with ServiceBench(tmp_path, script) as bench:
+        await bench.service.host_ready()
+        assert [record.state for record in bench.service.jobs()] == [JobState.DONE]
+        assert bench.service.snapshot.state == "staged"
+
+
+def has_ended(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rpartition(") ")[2].startswith("Z")
+
+
 async def test_job_that_ended_while_nobody_watched_still_counts(tmp_path: Path, script: WorkerScript) -> None:
     script.steps(["ready"], ["hold"], FOUND)
     async with ServiceBench(tmp_path, script) as bench:
