@@ -46,11 +46,11 @@ from bootcd.oci.notes import (
     LAYER_TYPE,
     MAX_NOTES_BYTES,
     clean_notes,
-    referrers_tag,
 )
 from bootcd.oci.reference import ImageReference, parse_reference
 from bootcd.oci.resolve import digest_of
 from bootcd.oci.strictjson import parse_object
+from bootcd.oci.trust.attachment import referrers_tag
 
 _DEADLINE_SECS = 60
 _LOGIN_HINT = "log in with podman login or docker login, or name a file with --authfile"

@@ -49,11 +49,6 @@ class _Artifact(_Model):
     subject: Descriptor
 
 
-def referrers_tag(digest: str) -> str:
-    """Return the tag of the index of referrers, in registries that keep none themselves."""
-    return digest.replace(":", "-", 1)
-
-
 def notes_among(index: bytes) -> list[Referrer]:
     """Return what may be release notes in an index of referrers, the newest first; raises InvalidManifest."""
     found = [

@@ -48,7 +48,7 @@ from bootcd.registry.pauses import Pauses
 from bootcd.registry.retry import Attempts
 from bootcd.registry.route import Route, Tries
 from bootcd.registry.tokens import Authorizer
-from bootcd.registry.transport import Answer, Transport
+from bootcd.registry.transport import Answer, Transport, basic_authorization
 
 _DOCKER_HUB_HOST = "registry-1.docker.io"
 "Where the registry named docker.io answers."
@@ -199,15 +199,17 @@ class RegistryClient:
                 await tries.failed(error)
 
     async def elsewhere(self, reference: ImageReference, url: URL, limit: int) -> bytes | None:
-        """Fetch what belongs to an image from a server of another name, without a credential.
+        """Fetch what belongs to an image from a server of another name, with no credential but that of `url`.
 
         None if the server has nothing there. Of at most `limit` bytes.
         """
+        authorization = basic_authorization(url.user, url.password or "") if url.user else ""
+        url = url.with_user(None)
         target = Target(reference, host=url.authority)
         attempts = Attempts(self._retries, self._chance, self._sleep)
         while True:
             try:
-                async with self._transport.request("GET", url, target) as answer:
+                async with self._transport.request("GET", url, target, authorization=authorization) as answer:
                     if answer.status in (404, 410):
                         return None
                     if answer.status != 200:

@@ -6,9 +6,10 @@ from contextlib import aclosing
 
 from bootcd.model.errors import InvalidManifest
 from bootcd.oci.manifest import INDEX_MEDIA_TYPES, MANIFEST_MEDIA_TYPES, Descriptor
-from bootcd.oci.notes import clean_notes, notes_among, notes_layer, referrers_tag
+from bootcd.oci.notes import clean_notes, notes_among, notes_layer
 from bootcd.oci.reference import ImageReference
 from bootcd.oci.resolve import digest_of
+from bootcd.oci.trust.attachment import referrers_tag
 from bootcd.registry.client import RegistryClient
 from bootcd.registry.failures import Target
 

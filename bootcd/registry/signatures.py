@@ -21,6 +21,7 @@ from bootcd.oci.resolve import digest_of
 from bootcd.oci.trust.attachment import (
     MAX_ATTACHMENT_BYTES,
     MAX_ATTACHMENTS,
+    MAX_SIGNATURES_BYTES,
     Attachment,
     Blob,
     parse_referrers,
@@ -45,12 +46,14 @@ async def attached_signatures(
     Raises what RegistryError roots, DigestMismatch and InvalidManifest.
     """
     blobs: list[Blob] = []
+    room = MAX_SIGNATURES_BYTES
     with Target(reference).naming():
         listed = await client.document(reference, f"manifests/{signature_tag(digest)}", _MANIFEST)
         if listed is not None:
             blobs += parse_signature_manifest(listed)
+            room -= len(listed)
         for referrer in await _referrers(client, reference, digest):
-            if len(blobs) >= MAX_ATTACHMENTS:
+            if len(blobs) >= MAX_ATTACHMENTS or room <= 0:
                 break
             listed = await client.document(reference, f"manifests/{referrer}", _MANIFEST)
             if listed is None:
@@ -58,14 +61,17 @@ async def attached_signatures(
             if digest_of(listed, referrer) != referrer:
                 raise InvalidManifest(f"the signature {referrer} is not what the registry sent")
             blobs += parse_signature_manifest(listed)
+            room -= len(listed)
     found: dict[tuple[str, tuple[tuple[str, str], ...]], Blob] = {}
     for blob in blobs[:MAX_ATTACHMENTS]:
         found.setdefault((blob.digest, tuple(sorted(blob.annotations.items()))), blob)
-    return [
-        Attachment(blob.media_type, await _read(client, reference, blob), blob.annotations)
-        for blob in found.values()
-        if blob.size <= MAX_ATTACHMENT_BYTES
-    ]
+    attachments = []
+    for blob in found.values():
+        if blob.size <= min(MAX_ATTACHMENT_BYTES, room):
+            room -= blob.size
+            content = await _read(client, reference, blob)
+            attachments.append(Attachment(blob.media_type, content, blob.annotations))
+    return attachments
 
 
 async def _referrers(client: RegistryClient, reference: ImageReference, digest: str) -> list[str]:
@@ -94,18 +100,20 @@ async def lookaside_signatures(
     parts = urlsplit(base)
     if parts.scheme not in ("http", "https", "file") or (parts.scheme == "file" and parts.netloc):
         raise InvalidConfig(
-            f"the signature storage {base} of registries.d is no http, https or file address",
+            "the signature storage of registries.d is no http, https or file address",
             hint="see containers-registries.d(5)",
         )
     signatures: list[bytes] = []
+    room = MAX_SIGNATURES_BYTES
     for number in range(1, MAX_LOOKASIDE + 1):
         address = f"{where}/signature-{number}"
         if parts.scheme == "file":
             signature = await asyncio.to_thread(_read_file, Path(unquote(urlsplit(address).path)))
         else:
             signature = await client.elsewhere(reference, URL(address), MAX_ATTACHMENT_BYTES)
-        if signature is None:
+        if signature is None or len(signature) > room:
             break
+        room -= len(signature)
         signatures.append(signature)
     return signatures
 

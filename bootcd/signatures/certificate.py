@@ -8,13 +8,14 @@ Fulcio's extensions: https://github.com/sigstore/fulcio/blob/main/docs/oid-info.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from ipaddress import ip_address
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, ObjectIdentifier
 
@@ -38,21 +39,30 @@ _UNDERSTOOD = frozenset(
 )
 _WEAK = (hashes.MD5, hashes.SHA1)
 _TEXT_TAGS = (0x0C, 0x13, 0x16)
+_UNREADABLE = (
+    *(ValueError, TypeError, UnsupportedAlgorithm),
+    *(x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
+)
+
+
+@contextmanager
+def reading_certificates() -> Iterator[None]:
+    """Reject what the library cannot read; parts of a certificate are parsed only when they are asked for."""
+    try:
+        yield
+    except _UNREADABLE:
+        raise SignatureRejected("a certificate cannot be read") from None
 
 
 def load_certificates(pem: bytes) -> list[x509.Certificate]:
     """Load the certificates of a PEM text. Raises SignatureRejected if there is none, or a damaged one."""
-    try:
+    with reading_certificates():
         return x509.load_pem_x509_certificates(pem)
-    except ValueError:
-        raise SignatureRejected("a certificate cannot be read") from None
 
 
 def load_der(data: bytes) -> x509.Certificate:
-    try:
+    with reading_certificates():
         return x509.load_der_x509_certificate(data)
-    except ValueError:
-        raise SignatureRejected("a certificate cannot be read") from None
 
 
 def verify_path(

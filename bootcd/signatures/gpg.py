@@ -1,7 +1,8 @@
 """Simple signatures verified by gpgv(1), with a private keyring of the policy's keys.
 
 gpgv knows no web of trust and no key server: a key is in the keyring or it is not. Its exit code is
-0 also for a signature by an expired or revoked key, so the status lines are what counts.
+0 also for a signature by an expired or revoked key, so the status lines are what counts. Content may be
+compressed, and grow to any size before its signature is reached; so it goes to memory of a fixed size.
 Status lines: https://github.com/gpg/gnupg/blob/master/doc/DETAILS; armor: RFC 9580 §6.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -18,12 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bootcd.host import process
-from bootcd.host.files import read_bounded
 from bootcd.model.errors import BackendFailed, SignatureRejected
 from bootcd.oci.trust.payload import MAX_PAYLOAD_BYTES
 
 _DEADLINE_SECS = 30.0
-_STATUS_LIMIT = 64 << 10
 _STATUS = "[GNUPG:] "
 _ARMOR = re.compile(
     rb"-----BEGIN PGP PUBLIC KEY BLOCK-----\r?\n(.*?)-----END PGP PUBLIC KEY BLOCK-----", re.DOTALL
@@ -56,8 +56,9 @@ async def verify_gpg(message: bytes, keys: Sequence[bytes]) -> GpgSignature:
     keyring = b"".join(dearmor(key) for key in keys)
     if not keyring:
         raise SignatureRejected("the policy's key files hold no key")
-    with tempfile.TemporaryDirectory(prefix="bootcd-gpg-") as name:
-        directory = Path(name)
+    temporary = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="bootcd-gpg-")
+    try:
+        directory, name = Path(temporary.name), temporary.name
 
         def lay_out() -> None:
             (directory / "keyring").write_bytes(keyring)
@@ -65,11 +66,11 @@ async def verify_gpg(message: bytes, keys: Sequence[bytes]) -> GpgSignature:
 
         await asyncio.to_thread(lay_out)
         command = [
-            *("gpgv", "--homedir", name, "--quiet", "--status-fd", "1", "--keyring", f"{name}/keyring"),
-            *("--output", f"{name}/content", f"{name}/message"),
+            *("gpgv", "--homedir", name, "--keyring", f"{name}/keyring", "--logger-file", os.devnull),
+            *("--status-fd", "2", "--output", "-", f"{name}/message"),
         ]
         try:
-            done = await process.run(command, deadline_secs=_DEADLINE_SECS, limit=_STATUS_LIMIT)
+            done = await process.run(command, deadline_secs=_DEADLINE_SECS, limit=MAX_PAYLOAD_BYTES)
         except FileNotFoundError as error:
             raise BackendFailed(
                 "the policy wants an OpenPGP signature, and gpgv is not there to verify it",
@@ -79,23 +80,22 @@ async def verify_gpg(message: bytes, keys: Sequence[bytes]) -> GpgSignature:
             raise BackendFailed(f"gpgv took longer than {_DEADLINE_SECS:g} seconds") from error
         except OSError as error:
             raise BackendFailed("gpgv could not be started") from error
-        fingerprint, time = parse_status(done.stdout.decode(errors="replace"))
-        if done.status != 0:
-            raise SignatureRejected(f"gpgv ended with code {done.status}")
-        try:
-            content = await asyncio.to_thread(read_bounded, directory / "content", MAX_PAYLOAD_BYTES)
-        except OSError:
-            raise SignatureRejected("the signature has no content, or far too much") from None
-    return GpgSignature(content, fingerprint, time)
+    finally:
+        await asyncio.to_thread(temporary.cleanup)
+    fingerprint, time = parse_status(done.stderr.decode(errors="replace"))
+    if done.status != 0:
+        raise SignatureRejected(f"gpgv ended with code {done.status}")
+    return GpgSignature(done.stdout, fingerprint, time)
 
 
 def parse_status(text: str) -> tuple[str, datetime | None]:
     """Return fingerprint and time of the one good signature gpgv reports. Raises SignatureRejected."""
     good, valid = 0, []
-    for line in text.splitlines():
+    # A name in a message may hold what only Unicode calls an end of a line; gpgv writes it as it is.
+    for line in text.split("\n"):
         if not line.startswith(_STATUS):
             continue
-        word, *rest = line.removeprefix(_STATUS).split()
+        word, *rest = line.removeprefix(_STATUS).split(" ")
         if word in _FATAL:
             raise SignatureRejected(_FATAL[word])
         if word == "GOODSIG":

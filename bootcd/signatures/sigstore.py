@@ -37,7 +37,14 @@ from bootcd.oci.trust.bundle import (
 )
 from bootcd.oci.trust.payload import parse_payload
 from bootcd.oci.trust.policy import Fulcio, Pki
-from bootcd.signatures.certificate import check_fulcio, check_pki, load_certificates, load_der, verify_path
+from bootcd.signatures.certificate import (
+    check_fulcio,
+    check_pki,
+    load_certificates,
+    load_der,
+    reading_certificates,
+    verify_path,
+)
 
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 
@@ -126,8 +133,9 @@ def verify_by_fulcio(
     """Verify a signature by a certificate that was valid when one of `logs` recorded it."""
     certificate = _certificate(candidate)
     logged = check_log(candidate, certificate.public_bytes(serialization.Encoding.DER), logs)
-    verify_path(certificate, candidate.chain, roots, logged)
-    signer = check_fulcio(certificate, wanted)
+    with reading_certificates():
+        verify_path(certificate, candidate.chain, roots, logged)
+        signer = check_fulcio(certificate, wanted)
     return Proof(_claims(candidate), _verify_certified(candidate, certificate), signer, logged)
 
 
@@ -140,8 +148,9 @@ def verify_by_pki(
 ) -> Proof:
     """Verify a signature by a certificate that is valid now."""
     certificate = _certificate(candidate)
-    verify_path(certificate, (*intermediates, *candidate.chain), roots, now)
-    signer = check_pki(certificate, wanted)
+    with reading_certificates():
+        verify_path(certificate, (*intermediates, *candidate.chain), roots, now)
+        signer = check_pki(certificate, wanted)
     return Proof(_claims(candidate), _verify_certified(candidate, certificate), signer)
 
 

@@ -17,7 +17,7 @@ from bootcd.oci.manifest import (
     parse_digest,
 )
 from bootcd.oci.resolve import Document
-from bootcd.oci.trust.attachment import MAX_ATTACHMENT_BYTES
+from bootcd.oci.trust.attachment import MAX_ATTACHMENT_BYTES, MAX_SIGNATURES_BYTES
 from bootcd.transports import verify
 from bootcd.transports.place import Place, read
 
@@ -58,7 +58,7 @@ class DirectoryImage:
         """Return the files that may hold signatures of the manifest `digest`."""
         prefix = "" if digest == self.current_digest() else f"{parse_digest(digest)[1]}."
         found: list[bytes] = []
-        while len(found) < _MAX_SIGNATURES:
+        while len(found) < _MAX_SIGNATURES and sum(map(len, found)) < MAX_SIGNATURES_BYTES:
             try:
                 found.append(read(self._place, f"{prefix}signature-{len(found) + 1}", MAX_ATTACHMENT_BYTES))
             except NotFound:

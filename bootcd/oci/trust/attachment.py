@@ -21,6 +21,8 @@ from bootcd.oci.strictjson import parse_object
 MAX_ATTACHMENTS = 64
 "Signatures of one image that are looked at; what is beyond is as good as absent."
 MAX_ATTACHMENT_BYTES = 1 << 20
+MAX_SIGNATURES_BYTES = 16 << 20
+"Of all signatures of one image together, as they stay in memory until one of them holds."
 
 SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"

@@ -20,8 +20,8 @@ from bootcd.oci.notes import (
     clean_notes,
     notes_among,
     notes_layer,
-    referrers_tag,
 )
+from bootcd.oci.trust.attachment import referrers_tag
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 SUBJECT = "sha256:" + "a" * 64

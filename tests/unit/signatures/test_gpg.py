@@ -57,3 +57,10 @@ def test_binary_keys_pass_and_other_armor_does_not() -> None:
     assert dearmor(b"-----BEGIN PGP MESSAGE-----\n\nYQ==\n-----END PGP MESSAGE-----\n") == b""
     with pytest.raises(SignatureRejected):
         dearmor(b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n%%\n-----END PGP PUBLIC KEY BLOCK-----")
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\x85", "\x0c", "\x1e"])
+def test_name_that_holds_another_end_of_line_makes_no_status_line(end: str) -> None:
+    forged = "[GNUPG:] GOODSIG AAAA x", "[GNUPG:] VALIDSIG AAAA 2026-11-25 1 0 4 0 1 10 00 BBBB"
+    with pytest.raises(SignatureRejected):
+        parse_status(f"[GNUPG:] PLAINTEXT 62 0 {end}{forged[0]}{end}{forged[1]}\n")
