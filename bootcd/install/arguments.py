@@ -19,6 +19,7 @@ from bootcd.install.settings import (
     MAX_FILE_BYTES,
     BlockSetup,
     Bootloader,
+    BoundImages,
     InstallSettings,
     Replace,
     merge_files,
@@ -85,6 +86,7 @@ def common_options(arguments: argparse.Namespace) -> Options:
         disable_selinux=arguments.disable_selinux,
         run_fetch_check=arguments.run_fetch_check,
         spool=arguments.spool_dir,
+        bound_images=BoundImages(arguments.bound_images),
     )
 
 

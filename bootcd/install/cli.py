@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bootcd import __version__
 from bootcd.install.layout import Filesystem
-from bootcd.install.settings import BlockSetup, Bootloader, Replace
+from bootcd.install.settings import BlockSetup, Bootloader, BoundImages, Replace
 from bootcd.model.errors import Unsupported
 
 REFUSED_VERBS = {
@@ -21,7 +21,6 @@ REFUSED_OPTIONS = {
     "--composefs-backend": "only bootc installs composefs-native hosts",
     "--allow-missing-verity": "it belongs to --composefs-backend of bootc",
     "--uki-addon": "it belongs to --composefs-backend of bootc",
-    "--bound-images": "logically bound images are not installed; bootc fetches them at the first upgrade",
     "--experimental-unified-storage": "images are kept in the ostree repository alone",
 }
 "What `bootc install` has beside and cannot be done here, and what to do instead."
@@ -113,6 +112,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     _add_config_dir(image)
     image.add_argument(
         "--run-fetch-check", action="store_true", help="make sure that what is to be followed can be fetched"
+    )
+    image.add_argument(
+        "--bound-images",
+        choices=[b.value for b in BoundImages],
+        default=BoundImages.PULL.value,
+        help="get the logically bound images with podman, or leave them to the first upgrade (%(default)s)",
     )
     for name in _IGNORED_OPTIONS:
         image.add_argument(name, action="store_true", help=argparse.SUPPRESS)

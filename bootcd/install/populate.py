@@ -14,14 +14,16 @@ from bootcd.install.esp import Esp
 from bootcd.install.grub import Method
 from bootcd.install.prepare import Prepared, image_of
 from bootcd.install.report import Reporter, Step
-from bootcd.install.settings import InstallSettings
+from bootcd.install.settings import BoundImages, InstallSettings
 from bootcd.install.tools import run_tool
 from bootcd.model.errors import BackendFailed
+from bootcd.ostree.boundimages import read_bound_images
 from bootcd.ostree.fetch import ImportProgress, to_its_end
 from bootcd.ostree.fresh import deploy_first, image_arguments, initialise
 from bootcd.ostree.importer import Importer
 from bootcd.ostree.physical import label_physical_root
 from bootcd.ostree.sysroot import Sysroot
+from bootcd.podman import BoundImageStore
 
 _TICK_SECS = 0.2
 _FLUSH = 'fsfreeze --freeze "$1" && fsfreeze --unfreeze "$1"'
@@ -55,6 +57,8 @@ async def populate(
         initialise, root, stateroot, append_except_default=append, fsverity=prepared.fsverity
     )
     commit = await _import(prepared, sysroot, reporter)
+    if options.bound_images is BoundImages.PULL:
+        await _pull_bound(prepared, root, sysroot, commit, reporter)
     reporter.step(Step.DEPLOY)
     arguments = system.first_kargs(
         [*kargs, *([f"boot={boot_spec}"] if boot_spec else [])],
@@ -117,6 +121,24 @@ async def _import(prepared: Prepared, sysroot: Sysroot, reporter: Reporter) -> s
     finally:
         ticker.cancel()
     return result.commit
+
+
+async def _pull_bound(
+    prepared: Prepared, root: Path, sysroot: Sysroot, commit: str, reporter: Reporter
+) -> None:
+    images = await asyncio.to_thread(read_bound_images, sysroot.repository, commit)
+    if not images:
+        return
+    reporter.step(Step.BOUND_IMAGES)
+    settings = prepared.options.settings
+    store = BoundImageStore(
+        root / "ostree/bootc/storage",
+        auth_files=settings.auth_files,
+        insecure_registries=settings.insecure_registries,
+    )
+    await store.create()
+    for image in images:
+        await store.pull(image)
 
 
 async def make_bootable(

@@ -18,7 +18,7 @@ from bootcd.host import process, selinux
 from bootcd.host.clock import Clock
 from bootcd.install.grub import Choice, Method, choose_bootloader
 from bootcd.install.report import Reporter, Step
-from bootcd.install.settings import Bootloader, InstallSettings, merge_files
+from bootcd.install.settings import Bootloader, BoundImages, InstallSettings, merge_files
 from bootcd.install.spool import Spool
 from bootcd.install.survey import BOUND_IMAGES, Survey, survey_image
 from bootcd.install.tools import require_tools
@@ -57,6 +57,7 @@ class Options:
     disable_selinux: bool = False
     run_fetch_check: bool = False
     spool: Path = Path("/var/tmp")  # noqa: S108  # for files without names
+    bound_images: BoundImages = BoundImages.PULL
     machine: str = os.uname().machine
 
 
@@ -114,7 +115,10 @@ async def prepared(options: Options, reporter: Reporter) -> AsyncGenerator[Prepa
         _require_labels(survey, options)
         fsverity = _wants_fsverity(survey, reference)
         if survey.below(BOUND_IMAGES):
-            reporter.warning(f"{reference} has logically bound images, which are not installed")
+            if options.bound_images is BoundImages.PULL:
+                require_tools(["podman"])
+            else:
+                reporter.warning(f"{reference} has logically bound images, which are not installed")
         files = [*survey.settings_files(), *options.host_files]
         settings = merge_files(files, rust_architecture(options.machine))
         choice = choose_bootloader(

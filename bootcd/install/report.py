@@ -28,6 +28,7 @@ class Step(StrEnum):
     PARTITION = "partition"
     FORMAT = "format"
     IMPORT = "import"
+    BOUND_IMAGES = "bound-images"
     DEPLOY = "deploy"
     BOOTLOADER = "bootloader"
     FINALIZE = "finalize"
@@ -40,6 +41,7 @@ _WORDS = {
     Step.PARTITION: "Partitioning",
     Step.FORMAT: "Making file systems",
     Step.IMPORT: "Writing the image",
+    Step.BOUND_IMAGES: "Getting the bound images",
     Step.DEPLOY: "Deploying",
     Step.BOOTLOADER: "Installing the boot loader",
     Step.FINALIZE: "Flushing to the disk",

@@ -47,6 +47,13 @@ class Bootloader(StrEnum):
     NONE = "none"
 
 
+class BoundImages(StrEnum):
+    """What becomes of the images that are bound to a host image."""
+
+    PULL = "pull"
+    SKIP = "skip"
+
+
 class Replace(StrEnum):
     """What may be lost of a file system that is not empty."""
 

@@ -4,7 +4,7 @@ _bootcd_install() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     local verbs='to-disk to-filesystem print-configuration' verb='' word words=''
     local common='--help --source-imgref --target-imgref --target-transport --enforce-container-sigpolicy
-        --spool-dir --config-dir --run-fetch-check --karg --karg-delete --root-ssh-authorized-keys --stateroot
+        --spool-dir --config-dir --run-fetch-check --bound-images --karg --karg-delete --root-ssh-authorized-keys --stateroot
         --disable-selinux --generic-image --bootloader --bootupd-skip-boot-uuid --json --quiet'
 
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
@@ -15,6 +15,7 @@ _bootcd_install() {
         --filesystem) words='ext4 xfs btrfs' ;;
         --block-setup) words='direct' ;;
         --bootloader) words='grub none' ;;
+        --bound-images) words='pull skip' ;;
         --replace) words='wipe alongside' ;;
         --target-transport) words='registry oci oci-archive' ;;
         --root-ssh-authorized-keys | --spool-dir | --config-dir)

@@ -21,6 +21,7 @@ complete -c bootcd-install -n $install -l target-transport -x -a 'registry oci o
 complete -c bootcd-install -n $install -l enforce-container-sigpolicy -d 'Have upgrades demand a signature policy'
 complete -c bootcd-install -n $install -l spool-dir -r -d 'Where layers are kept meanwhile'
 complete -c bootcd-install -n $install -l run-fetch-check -d 'Make sure that what is followed can be fetched'
+complete -c bootcd-install -n $install -l bound-images -x -a 'pull skip' -d 'What becomes of bound images'
 complete -c bootcd-install -n $install -l karg -x -d 'Add a kernel argument'
 complete -c bootcd-install -n $install -l karg-delete -x -d 'Leave out a kernel argument'
 complete -c bootcd-install -n $install -l root-ssh-authorized-keys -r -d 'Let these keys in as root'

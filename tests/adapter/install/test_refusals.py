@@ -37,7 +37,7 @@ from bootcd.model.errors import (
 )
 from bootcd.ostree.prepare_root import makes_composefs
 from tests.support.install import attached, command, raw_disk, small_image, write_layout
-from tests.support.oci_image import Entry, file, make_image, make_layer
+from tests.support.oci_image import Entry, file, make_image, make_layer, symlink
 
 MARK = b"what was here before"
 
@@ -206,7 +206,7 @@ async def test_disk_that_is_not_empty_is_refused(
     assert "--wipe" in found.hint
 
 
-@pytest.mark.parametrize("tool", ["sfdisk", "mkfs.ext4", "mcopy", "grub-mkimage"])
+@pytest.mark.parametrize("tool", ["sfdisk", "mkfs.ext4", "mcopy", "grub-mkimage", "podman"])
 async def test_missing_tool_is_named(
     tool: str, marked: Path, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +217,9 @@ async def test_missing_tool_is_named(
             if path.name != tool and not (programs / path.name).exists():
                 (programs / path.name).symlink_to(path)
     monkeypatch.setenv("PATH", str(programs))
+    if tool == "podman":
+        bound = symlink("usr/lib/bootc/bound-images.d/web.image", "/usr/share/web.image")
+        source = write_layout(small_image([bound]), tmp_path / "layout")
     found = await refused(marked, source, *OPTIONS)
     assert isinstance(found, Unsupported)
     assert tool in found.message
