@@ -120,4 +120,5 @@ def _carry_out(change: Change | None, options: Namespace, terminal: Terminal) ->
         return exitcodes.DONE
     options.verb, options.image = change.verb, change.image
     options.transport = "" if change.transport == "registry" else change.transport
+    options.enforce_container_sigpolicy = change.enforce
     return run(options, terminal)

@@ -30,6 +30,8 @@ class Change(NamedTuple):
     verb: str
     image: str = ""
     transport: str = "registry"
+    enforce: bool = False
+    "Whether a signature is demanded from now on."
 
 
 def render_spec(host: dict[str, Any]) -> str:
@@ -74,13 +76,14 @@ def plan_change(old: dict[str, Any], new: dict[str, Any]) -> Change | None:
     image = new["image"]
     if image is None:
         raise _invalid("spec.image cannot be taken away", "name another image to switch to")
-    if image.get("signature") or (old["image"] or {}).get("signature"):
+    signature = image.get("signature")
+    if isinstance(signature, dict):
         raise Failure(
             "Unsupported",
-            "an image whose signature is demanded cannot be switched to or from by editing",
-            "see the options of: bootcctl switch",
+            "an image that an ostree remote has to sign cannot be switched to",
+            "use the signature containerPolicy, or none",
         )
-    return Change("switch", image["image"], image["transport"])
+    return Change("switch", image["image"], image["transport"], signature == "containerPolicy")
 
 
 def _image(node: Any) -> dict[str, Any] | None:

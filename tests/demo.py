@@ -99,6 +99,7 @@ async def demo(directory: Path) -> None:
 
         say("What happened here")
         await expect(0, host, "history")
+        say("Everything is taken away again")
     print(f"\n{_BOLD}Done in {time.monotonic() - started:.0f} seconds; everything is cleaned up.{_PLAIN}")
 
 

@@ -57,6 +57,17 @@ async def test_another_image_is_switched_to(address: str, service: ScriptedServi
     assert list(tmp_path.glob("bootcctl-edit-*")) == []
 
 
+async def test_demanded_signature_is_a_switch_that_enforces_the_policy(
+    address: str, service: ScriptedService, tmp_path: Path
+) -> None:
+    demand = editor(tmp_path, "transport: registry", "transport: registry\n    signature: containerPolicy")
+    command = await run(address, EDITOR=demand, TMPDIR=str(tmp_path))
+    assert command.code == 0, command.err
+    [(kind, options)] = service.requests
+    assert (kind, options["image"]) == ("switch", "registry.example/os:1")
+    assert options["enforce_container_sigpolicy"] is True
+
+
 async def test_another_boot_order_is_a_rollback(
     address: str, service: ScriptedService, tmp_path: Path
 ) -> None:

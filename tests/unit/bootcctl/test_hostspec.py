@@ -113,14 +113,27 @@ def test_change_follows_from_what_differs(new: dict[str, Any], change: Change | 
 
 
 @pytest.mark.parametrize(
+    ("before", "after", "enforce"),
+    [
+        (None, "containerPolicy", True),
+        ("containerPolicy", None, False),
+        ({"ostreeRemote": "x"}, "insecure", False),
+    ],
+    ids=["demanded", "no longer demanded", "no longer an ostree remote's"],
+)
+def test_change_of_the_signature_is_a_switch(before: object, after: object, enforce: bool) -> None:
+    old, new = (spec({**IMAGE, "signature": signature}) for signature in (before, after))
+    assert plan_change(old, new) == Change("switch", IMAGE["image"], IMAGE["transport"], enforce)
+
+
+@pytest.mark.parametrize(
     ("old", "new", "kind"),
     [
         (spec(), spec(OTHER, "rollback"), "InvalidArguments"),
         (spec(), spec(None), "InvalidArguments"),
-        (spec(), spec({**IMAGE, "signature": "containerPolicy"}), "Unsupported"),
-        (spec({**IMAGE, "signature": "containerPolicy"}), spec(), "Unsupported"),
+        (spec(), spec({**IMAGE, "signature": {"ostreeRemote": "fedora"}}), "Unsupported"),
     ],
-    ids=["both", "no image", "demand a signature", "demand none any more"],
+    ids=["both", "no image", "demand an ostree remote's signature"],
 )
 def test_change_that_is_not_there_is_refused(old: dict[str, Any], new: dict[str, Any], kind: str) -> None:
     with pytest.raises(Failure) as caught:
