@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -66,7 +65,7 @@ async def verify_gpg(message: bytes, keys: Sequence[bytes]) -> GpgSignature:
 
         await asyncio.to_thread(lay_out)
         command = [
-            *("gpgv", "--homedir", name, "--keyring", f"{name}/keyring", "--logger-file", os.devnull),
+            *("gpgv", "--homedir", name, "--quiet", "--keyring", f"{name}/keyring"),
             *("--status-fd", "2", "--output", "-", f"{name}/message"),
         ]
         try:
