@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bootcd.host.files import write_atomic
-from bootcd.model.errors import BackendFailed
+from bootcd.model.errors import BackendFailed, NotBootable
 from bootcd.oci.manifest import CREATED, ImageConfig, normalise_timestamp
 from bootcd.ostreefmt.origin import TrackedImage
 
@@ -38,13 +38,26 @@ def first_kargs(
     return [*kept, *added]
 
 
+def _own(deployment: Path, name: str) -> Path:
+    """Return the path of a deployment's own file, which no link of the image leads out of it.
+
+    Raises NotBootable.
+    """
+    path = deployment
+    for part in Path(name).parts:
+        path /= part
+        if path.is_symlink():
+            raise NotBootable(f"/{path.relative_to(deployment)} of the image is a symbolic link")
+    return path
+
+
 def boot_fstab_line(source: str) -> str:
     return f"{source} /boot auto ro 0 0\n"
 
 
 def add_fstab_line(deployment: Path, line: str) -> None:
-    """Add a line to a deployment's own fstab. Raises BackendFailed."""
-    path = deployment / FSTAB
+    """Add a line to a deployment's own fstab. Raises BackendFailed, NotBootable."""
+    path = _own(deployment, FSTAB)
     try:
         old = path.read_text() if path.exists() else ""
         if line not in old:
@@ -60,11 +73,11 @@ def root_keys_line(home: str, keys: bytes) -> str:
 
 
 def add_root_keys(deployment: Path, keys: bytes) -> None:
-    """Let these SSH keys in as root from the first boot on. Raises BackendFailed.
+    """Let these SSH keys in as root from the first boot on. Raises BackendFailed, NotBootable.
 
     /root is usually a link into /var, which tmpfiles.d does not follow.
     """
-    path = deployment / ROOT_KEYS
+    path = _own(deployment, ROOT_KEYS)
     home = deployment / "root"
     try:
         place = str(home.readlink()).lstrip("/") if home.is_symlink() else "root"

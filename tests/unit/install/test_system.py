@@ -2,9 +2,13 @@
 
 import base64
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from bootcd.install.system import add_fstab_line, add_root_keys, aleph, boot_fstab_line, first_kargs
+from bootcd.model.errors import NotBootable
 from bootcd.oci.manifest import parse_config
 from bootcd.ostreefmt.origin import TrackedImage
 
@@ -49,6 +53,26 @@ def test_root_keys_go_where_root_s_link_leads(tmp_path: Path) -> None:
     assert (tmp_path / "etc/tmpfiles.d/bootc-root-ssh.conf").read_text() == (
         f"f~ /var/roothome/.ssh/authorized_keys 600 root root - {encoded}\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("link", "add"),
+    [
+        ("etc/fstab", lambda deployment: add_fstab_line(deployment, boot_fstab_line("UUID=abcd"))),
+        ("etc/tmpfiles.d", lambda deployment: add_root_keys(deployment, b"key\n")),
+    ],
+    ids=["fstab", "keys"],
+)
+def test_link_of_an_image_leads_nothing_out_of_its_deployment(
+    tmp_path: Path, link: str, add: Callable[[Path], None]
+) -> None:
+    outside, deployment = tmp_path / "outside", tmp_path / "deployment"
+    outside.mkdir()
+    (deployment / "etc").mkdir(parents=True)
+    (deployment / link).symlink_to(outside)
+    with pytest.raises(NotBootable, match=f"/{link} of the image is a symbolic link"):
+        add(deployment)
+    assert list(outside.iterdir()) == []
 
 
 def test_root_keys_go_to_root_where_it_is_a_directory(tmp_path: Path) -> None:
