@@ -13,10 +13,9 @@ packages=(
   dbus-daemon openssl polkitd systemd docker-registry skopeo podman # real counterparts in the tests
   gpg gpg-agent gpgv                                                # signatures
   mmdebstrap zstd                                                   # the test operating system
-  podman                                                            # the store of bound images
   policycoreutils                                                   # Debian's SELinux policy, built for a test
   btrfs-progs dosfstools fdisk grub-common grub-efi-amd64-bin mtools xfsprogs  # installations
-  fish libglib2.0-bin man-db procps zsh                             # shells, man, pgrep and gdbus, for single tests
+  fish libglib2.0-bin man-db procps rpm zsh             # shells, man, pgrep, packages and gdbus, for single tests
 )
 
 [ -x /usr/bin/python3 ] || die "python3 is missing: apt-get install python3"
