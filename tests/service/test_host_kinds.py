@@ -355,7 +355,8 @@ async def test_composefs_native_host_is_told_apart_with_a_typed_answer(tracked: 
 
     assert done.returncode == 1
     error = json.loads(done.stdout)
-    assert (error["name"], error["hint"]) == ("Unsupported", "manage it with bootc")
+    hint = "install bootc, or set backend in the section [host] of the configuration"
+    assert (error["name"], error["hint"]) == ("Unsupported", hint)
     # Another system root is what it is, whatever this host has booted.
     other = [PYTHON, "-m", "bootcd.worker", "inspect", "--sysroot", "/sysroot"]
     assert (await machine.run(other)).returncode == 0

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.faultproxy import FaultProxy
 from tests.support.host import Host
-from tests.support.os_image import push
+from tests.support.image_layout import push
 
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(300)]
 
