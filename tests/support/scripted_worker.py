@@ -102,7 +102,7 @@ def inspect(sysroot: Path) -> int:
 match sys.argv[1:]:
     case ["run", directory, "--socket", address]:
         run(Path(directory), address)
-    case ["inspect", "--sysroot", sysroot]:
+    case ["inspect", "--sysroot", sysroot, *_]:
         sys.exit(inspect(Path(sysroot)))
     case _:
         sys.exit(2)
