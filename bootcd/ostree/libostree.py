@@ -19,6 +19,10 @@ from gi.repository import Gio, GLib, OSTree  # noqa: E402  (the version has to b
 
 from bootcd.model.errors import BackendFailed, BootcdError, OutOfSpace, ReadOnlyHost  # noqa: E402
 
+# PyGObject makes a class at its first use, and a second thread may meet it half made: layers are written by
+# several, so what they all build is built once here.
+GLib.Variant("a{sv}", {"": GLib.Variant("as", [""])})
+
 __all__ = ["GLib", "Gio", "OSTree", "has", "host_errors", "one_line"]
 
 _TEXT_LIMIT = 300
