@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from bootcd import __version__
 from bootcd.agent.agent import Agent
@@ -33,6 +33,7 @@ from bootcd.jobs.history import History
 from bootcd.jobs.manager import JobManager
 from bootcd.jobs.records import JobStore
 from bootcd.jobs.runner import choose_runner
+from bootcd.metrics.exporter import FILE_NAME, SOCKET_NAME, Figures, MetricsSocket, keep_file
 from bootcd.model.errors import BackendFailed, BootcdError, InvalidConfig, WrongState
 from bootcd.model.report import HostReport
 
@@ -123,6 +124,10 @@ async def _serve(options: Options, config: Config) -> int:
         except (BootcdError, OSError) as error:
             log.critical("%s", _sentence(error))
             return 1
+        figures = Figures(service, clock)
+        stack.callback(figures.close)
+        if config.metrics.socket:
+            await _open_beside(MetricsSocket(options.runtime / SOCKET_NAME, figures.text), stack)
         stack.callback(notify.stopping)
         stack.callback(service.subscribe(_tell_manager))
         notify.ready(_status_line(service.snapshot))
@@ -131,11 +136,30 @@ async def _serve(options: Options, config: Config) -> int:
             loop.create_task(_feed_watchdog()),
             loop.create_task(_reload_on_hangup(service)),
         ]
+        if directory := config.metrics.textfile_directory:
+            tasks.append(loop.create_task(keep_file(Path(directory) / FILE_NAME, figures)))
         stack.push_async_callback(_cancel, tasks)
         # Everything made so far stays for good: the collector need not look at it again.
         gc.collect()
         gc.freeze()
         return await _until_end(stop, frontend, tasks)
+
+
+class _Beside(Protocol):
+    """A way into the service beside the bus."""
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+async def _open_beside(way: _Beside, stack: AsyncExitStack) -> None:
+    """Start it, and have it stopped in the end; the service goes on without one that cannot be started."""
+    try:
+        await way.start()
+    except BackendFailed as error:
+        log.warning("%s, proceeding without", _sentence(error))
+    else:
+        stack.push_async_callback(way.stop)
 
 
 async def _until_end(stop: asyncio.Event, frontend: Frontend, tasks: list[asyncio.Task[None]]) -> int:

@@ -152,6 +152,11 @@ class Trust(_Section):
     accept_unnamed_signatures: bool = False
 
 
+class Metrics(_Section):
+    socket: Annotated[bool, Field(strict=True)] = True
+    textfile_directory: Annotated[str, AfterValidator(_absolute_or_empty)] = ""
+
+
 class HostOptions(_Section):
     sysroot: _AbsolutePath = "/"
     backend: Literal["auto", "ostree", "bootc"] = "auto"
@@ -164,6 +169,7 @@ class Config(_Section):
     registry: Registry = Registry()
     trust: Trust = Trust()
     worker: Worker = Worker()
+    metrics: Metrics = Metrics()
     host: HostOptions = HostOptions()
 
     @property

@@ -15,7 +15,7 @@ packages=(
   mmdebstrap zstd                                                   # the test operating system
   policycoreutils                                                   # Debian's SELinux policy, built for a test
   btrfs-progs dosfstools fdisk grub-common grub-efi-amd64-bin mtools xfsprogs  # installations
-  fish libglib2.0-bin man-db procps rpm zsh             # shells, man, pgrep, packages and gdbus, for single tests
+  curl fish libglib2.0-bin man-db procps rpm zsh        # shells, man, pgrep, packages, curl and gdbus, for single tests
 )
 
 [ -x /usr/bin/python3 ] || die "python3 is missing: apt-get install python3"

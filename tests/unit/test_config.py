@@ -41,6 +41,9 @@ accept-unnamed-signatures = true
 [worker]
 memory = "128M"
 runner = "subprocess"
+[metrics]
+socket = false
+textfile-directory = "/run/bootcd"
 [host]
 sysroot = "/mnt"
 backend = "bootc"
