@@ -42,19 +42,34 @@ async def test_ready_daemon_answers_before_it_looked_at_the_host(daemon: Daemon)
 
 
 async def test_directories_and_files_have_their_modes(daemon: Daemon) -> None:
+    names = ("state", "state/lock", "run", "run/worker.sock", "run/metrics.sock", "run/service.json")
     async with running(daemon):
         await eventually(lambda: (daemon.root / "run/service.json").exists())
-    modes = {
-        name: stat.S_IMODE((daemon.root / name).stat().st_mode)
-        for name in ("state", "state/lock", "run", "run/worker.sock", "run/service.json")
-    }
+        modes = {name: stat.S_IMODE((daemon.root / name).stat().st_mode) for name in names}
     assert modes == {
         "state": 0o700,
         "state/lock": 0o600,
         "run": 0o755,
         "run/worker.sock": 0o600,
+        "run/metrics.sock": 0o666,
         "run/service.json": 0o644,
     }
+
+
+async def test_figures_are_at_the_socket_and_in_the_file(daemon: Daemon) -> None:
+    configuration = daemon.root / "conf/test.toml"
+    configuration.write_text(f'{configuration.read_text()}[metrics]\ntextfile-directory = "{daemon.root}"\n')
+    async with running(daemon):
+        command = (
+            "curl",
+            "-sSf",
+            "--unix-socket",
+            f"{daemon.root}/run/metrics.sock",
+            "http://localhost/metrics",
+        )
+        figures = await process.run(command, deadline_secs=20, limit=1 << 20)
+        assert b"\nbootcd_build_info{" in figures.stdout
+        await eventually((daemon.root / "bootcd.prom").exists)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
