@@ -36,6 +36,8 @@ from bootcd.jobs.runner import choose_runner
 from bootcd.metrics.exporter import FILE_NAME, SOCKET_NAME, Figures, MetricsSocket, keep_file
 from bootcd.model.errors import BackendFailed, BootcdError, InvalidConfig, WrongState
 from bootcd.model.report import HostReport
+from bootcd.varlink.frontend import SOCKET_NAME as VARLINK_SOCKET_NAME
+from bootcd.varlink.frontend import Frontend as VarlinkFrontend
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +126,10 @@ async def _serve(options: Options, config: Config) -> int:
         except (BootcdError, OSError) as error:
             log.critical("%s", _sentence(error))
             return 1
+        varlink = VarlinkFrontend(
+            service, options.runtime / VARLINK_SOCKET_NAME, frontend.authorise, __version__
+        )
+        await _open_beside(varlink, stack)
         figures = Figures(service, clock)
         stack.callback(figures.close)
         if config.metrics.socket:

@@ -59,6 +59,11 @@ if [ ! -x .cache/signing/bin/skopeo ]; then
   tests/signing-tools.sh >&2 || die "the tools that sign images could not be fetched, for the reasons above"
 fi
 
+if [ ! -x .cache/varlink/bin/varlinkctl ]; then
+  say "setup: fetching varlinkctl from Debian testing into .cache"
+  tests/varlink-tools.sh >&2 || say "setup: varlinkctl could not be fetched, for the reasons above; tests with it are skipped"
+fi
+
 stamp=.venv/.bootcd-setup
 want=$(cat requirements.lock pyproject.toml tests/setup.sh | sha256sum)
 if [ "$(cat "$stamp" 2>/dev/null || true)" != "$want" ]; then

@@ -24,6 +24,7 @@ from bootcd.bus.interfaces import JOB_ROOT
 from bootcd.bus.objects import ObjectTree
 from bootcd.bus.polkit import Authority
 from bootcd.bus.schema import PEER, Interface, Method
+from bootcd.host.peers import Peer
 from bootcd.model.errors import InvalidArguments, InvalidImage
 from bootcd.model.job import Requester
 
@@ -108,6 +109,14 @@ class Dispatcher:
         except Exception as error:
             self._refuse(message, error)
         return True
+
+    async def authorise(
+        self, peer: Peer, action: str, details: Mapping[str, str], *, interactive: bool
+    ) -> None:
+        """Ask polkit for a process that is not on the bus."""
+        await self._authority.require_of_process(
+            peer, ACTION_PREFIX + action, details, interactive=interactive
+        )
 
     def abandon_all(self) -> None:
         """Give up every call that has not been authorised yet, or only waits."""

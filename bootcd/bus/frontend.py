@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from dbus_fast import Message
 
+from bootcd.agent.authorisation import NotAuthorised
 from bootcd.bus.connection import Connection
 from bootcd.bus.dispatch import Dispatcher
+from bootcd.bus.errors import ProtocolError
 from bootcd.bus.interfaces import ROOT_PATH
 from bootcd.bus.methods import Methods, UpdateService
 from bootcd.bus.objects import ObjectTree
 from bootcd.bus.publisher import Publisher
 from bootcd.bus.schema import Interface, Signal
-from bootcd.model.errors import BackendFailed
+from bootcd.host.peers import Peer
+from bootcd.model.errors import AccessDenied, BackendFailed
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +65,17 @@ class Frontend:
             self._supervisor.cancel()
             await asyncio.wait([self._supervisor])
         await self._disconnect()
+
+    async def authorise(
+        self, peer: Peer, action: str, details: Mapping[str, str], *, interactive: bool
+    ) -> None:
+        """Implement `bootcd.agent.authorisation.Authorise` by polkit, which is on the bus."""
+        if self._dispatcher is None:
+            raise AccessDenied("the message bus is away, and with it polkit", hint="do it as root")
+        try:
+            await self._dispatcher.authorise(peer, action, details, interactive=interactive)
+        except ProtocolError as error:
+            raise NotAuthorised(error.name.rpartition(".")[2], error.text) from None
 
     async def _connect(self) -> None:
         connection = await Connection.open(

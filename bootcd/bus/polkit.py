@@ -1,6 +1,7 @@
 """Authorisation of callers by polkit, asked without holding anything while a person is prompted.
 
-The subject is the caller's unique bus name, which is never used again, unlike a pid.
+The subject is the caller's unique bus name, which is never used again, unlike a pid. For callers beside the
+bus it is a process, whose pid is known to have been its own all the while.
 https://polkit.pages.freedesktop.org/polkit/eggdbus-interface-org.freedesktop.PolicyKit1.Authority.html
 """
 
@@ -11,12 +12,14 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 from dbus_fast import Message, MessageFlag, Variant
 
 from bootcd.bus.callers import Caller
 from bootcd.bus.connection import Connection, ConnectionEnded, RemoteError
 from bootcd.bus.errors import ProtocolError
+from bootcd.host.peers import Peer
 from bootcd.model.errors import AccessDenied
 
 _log = logging.getLogger(__name__)
@@ -48,19 +51,39 @@ class Authority:
         Raises AccessDenied, or InteractiveAuthorizationRequired where a prompt could help and the
         caller did not allow one, or LimitsExceeded where prompts enough of this user are open.
         """
+        subject = ["system-bus-name", {"name": Variant("s", caller.sender)}]
+        await self._limited(caller.uid, subject, action, details, interactive=interactive)
+
+    async def require_of_process(
+        self, peer: Peer, action: str, details: Mapping[str, str], *, interactive: bool
+    ) -> None:
+        """Likewise for a process that is not on the bus; raises AccessDenied if it ended meanwhile."""
+        identity = {
+            "pid": Variant("u", peer.pid),
+            "start-time": Variant("t", peer.start_ticks),
+            "uid": Variant("i", peer.uid),
+        }
+        await self._limited(peer.uid, ["unix-process", identity], action, details, interactive=interactive)
+        # Else polkit may have been asked of another process with the same pid.
+        if not peer.alive:
+            raise AccessDenied("who is calling has ended")
+
+    async def _limited(
+        self, uid: int, subject: list[Any], action: str, details: Mapping[str, str], *, interactive: bool
+    ) -> None:
         if not interactive:
-            return await self._require(caller.sender, action, details, interactive=False)
-        if self._prompts[caller.uid] >= PROMPTS_PER_USER:
+            return await self._require(subject, action, details, interactive=False)
+        if self._prompts[uid] >= PROMPTS_PER_USER:
             raise ProtocolError("LimitsExceeded", "too many prompts of this user are open")
-        self._prompts[caller.uid] += 1
+        self._prompts[uid] += 1
         try:
-            await self._require(caller.sender, action, details, interactive=True)
+            await self._require(subject, action, details, interactive=True)
         finally:
-            self._prompts[caller.uid] -= 1
+            self._prompts[uid] -= 1
             self._prompts += Counter()
 
     async def _require(
-        self, sender: str, action: str, details: Mapping[str, str], *, interactive: bool
+        self, subject: list[Any], action: str, details: Mapping[str, str], *, interactive: bool
     ) -> None:
         cancellation = f"bootcd-{next(self._numbers)}"
         try:
@@ -71,7 +94,7 @@ class Authority:
                 "CheckAuthorization",
                 "(sa{sv})sa{ss}us",
                 [
-                    ["system-bus-name", {"name": Variant("s", sender)}],
+                    subject,
                     action,
                     dict(details),
                     _ALLOW_INTERACTION if interactive else 0,

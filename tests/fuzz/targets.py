@@ -33,6 +33,8 @@ from bootcd.oci.trust.policy import parse_policy
 from bootcd.oci.trust.registriesd import merge_files
 from bootcd.oci.trust.scopes import registry_scopes
 from bootcd.oci.trust.stored import parse_stored
+from bootcd.varlink.verbs import VERBS, InvalidParameter, checked
+from bootcd.varlink.wire import parse_call
 
 _IMAGE = parse_reference("a.test/os/base:1")
 
@@ -142,6 +144,14 @@ def bundle(data: bytes) -> None:
             assert len(listing(data)) <= MAX_ATTACHMENTS
 
 
+def varlink(data: bytes) -> None:
+    with suppress(ValueError):
+        call = parse_call(data)
+        assert call.method[0].isupper()
+        with suppress(InvalidParameter):
+            checked(call.parameters, VERBS["Switch"].parameters())
+
+
 def policy(data: bytes) -> None:
     with suppress(InvalidConfig):
         matched = parse_policy(data, "policy.json").match("docker", registry_scopes(_IMAGE))
@@ -154,6 +164,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
     for target in (
         *(reference, manifest, config, image, tar, challenge, token, registries, authfile),
-        *(signature, bundle, policy),
+        *(signature, bundle, policy, varlink),
     )
 }

@@ -36,6 +36,7 @@ EXPECTED = {
     "usr/share/man/man8/bootcd.8": 0o644,
     "usr/share/man/man8/bootcd-install.8": 0o644,
     "usr/share/polkit-1/actions/org.bootcd1.policy": 0o644,
+    "usr/share/varlink/io.bootcd.varlink": 0o644,
     "usr/share/zsh/site-functions/_bootcctl": 0o644,
     "usr/share/zsh/site-functions/_bootcd-image": 0o644,
     "usr/share/zsh/site-functions/_bootcd-install": 0o644,

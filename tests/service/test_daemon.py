@@ -42,7 +42,15 @@ async def test_ready_daemon_answers_before_it_looked_at_the_host(daemon: Daemon)
 
 
 async def test_directories_and_files_have_their_modes(daemon: Daemon) -> None:
-    names = ("state", "state/lock", "run", "run/worker.sock", "run/metrics.sock", "run/service.json")
+    names = (
+        "state",
+        "state/lock",
+        "run",
+        "run/worker.sock",
+        "run/metrics.sock",
+        "run/io.bootcd",
+        "run/service.json",
+    )
     async with running(daemon):
         await eventually(lambda: (daemon.root / "run/service.json").exists())
         modes = {name: stat.S_IMODE((daemon.root / name).stat().st_mode) for name in names}
@@ -52,6 +60,7 @@ async def test_directories_and_files_have_their_modes(daemon: Daemon) -> None:
         "run": 0o755,
         "run/worker.sock": 0o600,
         "run/metrics.sock": 0o666,
+        "run/io.bootcd": 0o666,
         "run/service.json": 0o644,
     }
 

@@ -1,0 +1,160 @@
+"""The interface as Varlink describes it; methods and errors follow from the code that serves them. No I/O.
+
+https://varlink.org/Interface-Definition. `python -m bootcd.varlink.description` prints it, which is how
+`docs/io.bootcd.varlink` is made.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+
+from bootcd.model.errors import BootcdError, all_errors
+from bootcd.varlink.verbs import INTERACTIVE, VERBS
+
+INTERFACE = "io.bootcd"
+SERVICE_INTERFACE = "org.varlink.service"
+
+_RIGHT = {INTERACTIVE: "?bool"}
+READS: dict[str, Mapping[str, str]] = {
+    "GetStatus": {},
+    "GetHistory": {"limit": "?int"},
+    "GetNotes": {},
+    "ListJobs": {},
+    "Wait": {"uuid": "string"},
+    "Diff": {"before": "string", "after": "string"},
+}
+"Methods that need no right, with their parameters."
+CHANGES: dict[str, Mapping[str, str]] = {
+    "Cancel": {"uuid": "string", **_RIGHT},
+    "ConfigDiff": _RIGHT,
+    "Reload": _RIGHT,
+}
+"Those that do and start no job."
+
+_ANSWERS = {
+    "GetStatus": "status: Status",
+    "GetHistory": "jobs: []Job",
+    "GetNotes": "notes: string",
+    "ListJobs": "jobs: []Job",
+    "Wait": "job: Job",
+    "Diff": "document: object",
+    "ConfigDiff": "document: object",
+}
+
+_MEANINGS = {
+    "GetStatus": "The service and the host, from memory. With 'more', again after every change.",
+    "GetHistory": "Ended jobs, newest first: 50, or up to 1000.",
+    "GetNotes": "Release notes of the update that is available or staged, Markdown; empty if there are none.",
+    "ListJobs": "The job at work and those that ended lately.",
+    "Wait": "Answers when the job has ended, at once if it has. With 'more', also at every step before.",
+    "Cancel": "Asks a job to stop. Needs no right if the caller started it.",
+    "Diff": "Compares two deployments, named '<checksum>.<serial>', as 'bootcctl diff --json' does.",
+    "ConfigDiff": "Compares /etc with that of the image, as 'bootcctl config-diff --json' does.",
+    "Reload": "Reads the configuration again and looks at the host again.",
+    "Check": "Asks the registry for a newer version of the tracked image.",
+    "Upgrade": "Stages the newest version of the tracked image.",
+    "Switch": "Tracks another image and stages it.",
+    "Rollback": "Swaps the boot order of the booted and the rollback deployment.",
+    "Apply": "Reboots into what is staged or queued.",
+    "SetKernelArguments": "Stages the newest deployment once more with other kernel arguments.",
+    "Pin": "Keeps a deployment whatever comes after it.",
+    "Unpin": "Lets a deployment go like any other.",
+    "Drop": "Takes a deployment off the host.",
+    "OverlayUsr": "Mounts an overlay on /usr until the next reboot.",
+}
+
+OTHER_ERRORS = ("InteractiveAuthorizationRequired", "LimitsExceeded")
+"Beside those of the product: the caller did not let a person be asked, and too much at once."
+
+_HEAD = """\
+# The update service of an image-based host, at /run/bootcd/io.bootcd.
+#
+# Methods that start a job answer once its worker's own checks have passed: a request that cannot work is an
+# error of the method, never a failed job. Called with 'more' they answer again at every step of the job, the
+# last time with its end. Who leaves takes no job along. Options, rights and errors are those of the methods
+# of the same name on the bus, which docs/dbus.md describes; 'allowInteractiveAuthentication' lets a person be
+# asked for a password. Times are microseconds since the epoch.
+interface io.bootcd
+
+type Error (name: string, message: string, hint: string, details: object)
+
+# Why the signature policy let an image in.
+type Signature (
+  scope: string, verified: bool, method: string, key: ?string, signer: ?string, identity: ?string, time: ?int
+)
+
+# An image version that could be, or was, taken.
+type Update (
+  image: string, transport: string, digest: string, version: ?string, created: ?int, downloadSize: ?int,
+  hasNotes: bool, signature: ?Signature
+)
+
+type Outcome (
+  changed: bool, reboot: bool, softReboot: bool, bytesFetched: int, update: ?Update, dropped: ?string
+)
+
+type Requester (uid: int, pid: int, name: string)
+
+# 'progress' is from 0 to 1 and left out while unknown; bytes are compressed bytes of layers.
+type Job (
+  uuid: string, number: int, kind: string, image: ?string, transport: ?string, summary: ?string,
+  state: string, requester: Requester, created: int, finished: ?int, phase: string, progress: ?float,
+  bytesDone: int, bytesTotal: int, bytesCached: int, layersDone: int, layersTotal: int, layersCached: int,
+  etaUsec: ?int, cancellable: bool, error: ?Error, outcome: ?Outcome
+)
+
+type NextAction (action: string, reason: string, when: ?int)
+
+# 'host' is what 'bootc status --json' prints; it has no members before the host was looked at.
+type Status (
+  version: string, backend: string, state: string, stateSince: int, generation: int, mode: string,
+  rebootRequired: bool, activeJob: ?string, lastCheck: ?int, lastCheckResult: ?string, available: ?Update,
+  nextAction: NextAction, host: object
+)
+"""
+
+SERVICE_DESCRIPTION = """\
+# The Varlink service interface is provided by every Varlink service.
+interface org.varlink.service
+
+method GetInfo() -> (vendor: string, product: string, version: string, url: string, interfaces: []string)
+
+method GetInterfaceDescription(interface: string) -> (description: string)
+
+error InterfaceNotFound (interface: string)
+
+error MethodNotFound (method: string)
+
+error MethodNotImplemented (method: string)
+
+error InvalidParameter (parameter: string)
+
+error PermissionDenied ()
+
+error ExpectedMore ()
+"""
+
+
+def description() -> str:
+    """Return the interface definition of the service."""
+    methods = {
+        **{name: READS[name] for name in READS},
+        **CHANGES,
+        **{name: verb.parameters() for name, verb in VERBS.items()},
+    }
+    parts = [_HEAD]
+    for name, parameters in methods.items():
+        given = ", ".join(f"{key}: {kind}" for key, kind in parameters.items())
+        answer = _ANSWERS.get(name, "job: Job" if name in VERBS else "")
+        line = f"method {name}({given}) -> ({answer})"
+        wrapped = textwrap.wrap(line, 110, subsequent_indent="  ", break_long_words=False)
+        parts.append(f"# {_MEANINGS[name]}\n" + "\n".join(wrapped) + "\n")
+    errors = {name: error.__doc__ for name, error in all_errors().items()}
+    errors |= {BootcdError.name: None, **dict.fromkeys(OTHER_ERRORS)}
+    parts += [f"error {name} (message: string, hint: string, details: object)\n" for name in sorted(errors)]
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(description(), end="")  # noqa: T201 - what it is for

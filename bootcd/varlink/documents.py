@@ -1,0 +1,137 @@
+"""Jobs, updates and the service as JSON objects of the interface. No I/O.
+
+What is not known is left out. Times are microseconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from bootcd.agent.snapshot import Snapshot
+from bootcd.model.errors import ErrorInfo
+from bootcd.model.job import ImageUpdate, JobRecord, JobState, Outcome
+from bootcd.model.trust import Verdict
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+Document = dict[str, Any]
+
+
+def job(record: JobRecord, eta_secs: float = 0.0) -> Document:
+    request, progress, outcome = record.request, record.progress, record.outcome
+    return _known(
+        uuid=request.uuid,
+        number=record.number,
+        kind=request.kind.value,
+        image=request.image or None,
+        transport=request.transport if request.image else None,
+        summary=request.summary or None,
+        state=record.state.value,
+        requester={
+            "uid": record.requester.uid,
+            "pid": record.requester.pid,
+            "name": record.requester.name,
+        },
+        created=_usec(record.created),
+        finished=_usec(record.finished),
+        phase=progress.phase.value,
+        progress=_fraction(record),
+        bytesDone=progress.bytes_done,
+        bytesTotal=progress.bytes_total,
+        bytesCached=progress.bytes_cached,
+        layersDone=progress.steps_done,
+        layersTotal=progress.steps_total,
+        layersCached=progress.steps_cached,
+        etaUsec=int(eta_secs * 1e6) if 0 < eta_secs < 1e9 else None,
+        cancellable=record.state is JobState.RUNNING and progress.cancellable,
+        error=error(outcome.error) if outcome and outcome.error else None,
+        outcome=_outcome(outcome) if outcome else None,
+    )
+
+
+def error(info: ErrorInfo) -> Document:
+    return {"name": info.name, "message": info.message, "hint": info.hint, "details": dict(info.fields)}
+
+
+def status(snapshot: Snapshot) -> Document:
+    action = snapshot.next_action
+    return _known(
+        version=snapshot.version,
+        backend=snapshot.backend,
+        state=snapshot.state,
+        stateSince=_usec(snapshot.state_since),
+        generation=snapshot.generation,
+        mode=snapshot.mode,
+        rebootRequired=snapshot.reboot_required,
+        activeJob=snapshot.active_job or None,
+        lastCheck=_usec(snapshot.last_check),
+        lastCheckResult=snapshot.last_check_result or None,
+        available=update(snapshot.available),
+        nextAction=_known(action=action.action, reason=action.reason, when=_usec(action.when)),
+        host=json.loads(snapshot.host_json) if snapshot.host_json else {},
+    )
+
+
+def update(found: ImageUpdate | None) -> Document | None:
+    if found is None:
+        return None
+    return _known(
+        image=found.image,
+        transport=found.transport,
+        digest=found.digest,
+        version=found.version or None,
+        created=_usec(found.created),
+        downloadSize=found.download_bytes if found.download_bytes >= 0 else None,
+        hasNotes=found.has_notes,
+        signature=_signature(found.trust),
+    )
+
+
+def _outcome(outcome: Outcome) -> Document:
+    return _known(
+        changed=outcome.changed,
+        reboot=outcome.reboot,
+        softReboot=outcome.soft_reboot,
+        bytesFetched=outcome.bytes_fetched,
+        update=update(outcome.update),
+        dropped=outcome.dropped or None,
+    )
+
+
+def _signature(verdict: Verdict | None) -> Document | None:
+    if verdict is None:
+        return None
+    return _known(
+        scope=verdict.scope,
+        verified=verdict.verified,
+        method=verdict.method,
+        key=verdict.key or None,
+        signer=verdict.signer or None,
+        identity=verdict.identity or None,
+        time=_usec(verdict.time),
+    )
+
+
+def _fraction(record: JobRecord) -> float | None:
+    progress = record.progress
+    if record.state is JobState.DONE:
+        return 1.0
+    for done, total in (
+        (progress.bytes_done, progress.bytes_total),
+        (progress.steps_done, progress.steps_total),
+    ):
+        if total > 0:
+            return min(max(done / total, 0.0), 1.0)
+    return None
+
+
+def _usec(when: datetime | None) -> int | None:
+    if when is None:
+        return None
+    return ((when if when.tzinfo else when.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
+
+
+def _known(**fields: Any) -> Document:
+    return {name: value for name, value in fields.items() if value is not None}

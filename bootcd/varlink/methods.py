@@ -1,0 +1,235 @@
+"""What each method does with the service behind it: an answer, or several to who takes more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bootcd.agent.authorisation import Authorise
+from bootcd.agent.snapshot import Change, JobChanged, Snapshot, SnapshotChanged
+from bootcd.host.peers import Peer
+from bootcd.model.errors import BackendFailed, NoSuchDeployment, NoSuchJob
+from bootcd.model.job import JobKind, JobOptions, JobRecord, Requester
+from bootcd.varlink import documents
+from bootcd.varlink.verbs import INTERACTIVE, VERBS, InvalidParameter, Verb, job_options
+
+_HISTORY_DEFAULT = 50
+_HISTORY_LIMIT = 1000
+_HOST_SECS = 20.0
+
+Document = dict[str, Any]
+
+
+class UpdateService(Protocol):
+    """The service as this front end needs it; `bootcd.agent.service.Service` is the real one."""
+
+    @property
+    def snapshot(self) -> Snapshot: ...
+    def jobs(self) -> tuple[JobRecord, ...]: ...
+    async def begin(self, kind: JobKind, requester: Requester, options: JobOptions) -> JobRecord: ...
+    async def cancel(self, uuid: str) -> None: ...
+    async def wait(self, uuid: str) -> JobRecord: ...
+    async def history(self, limit: int) -> list[JobRecord]: ...
+    def notes(self) -> str: ...
+    async def diff(self, before: str, after: str) -> bytes: ...
+    async def config_diff(self) -> bytes: ...
+    async def reload(self) -> None: ...
+    async def host_ready(self) -> None: ...
+    def subscribe(self, observer: Callable[[Change], None]) -> Callable[[], None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A call whose parameters are what the method takes."""
+
+    peer: Peer
+    values: Mapping[str, Any]
+    more: bool
+
+    @property
+    def interactive(self) -> bool:
+        return bool(self.values.get(INTERACTIVE))
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    parameters: Document
+    continues: bool = False
+
+
+Replies = AsyncIterator[Reply]
+
+
+class Methods:
+    def __init__(self, service: UpdateService, authorise: Authorise) -> None:
+        self._service = service
+        self._authorise = authorise
+        self._begun: set[asyncio.Task[JobRecord]] = set()
+
+    def handlers(self) -> dict[str, Callable[[Request], Replies]]:
+        """Return what serves each method, by its name."""
+
+        def starter(verb: Verb) -> Callable[[Request], Replies]:
+            return lambda request: self._start(verb, request)
+
+        return {
+            "GetStatus": self._get_status,
+            "GetHistory": self._get_history,
+            "GetNotes": self._get_notes,
+            "ListJobs": self._list_jobs,
+            "Wait": self._wait,
+            "Diff": self._diff,
+            "Cancel": self._cancel,
+            "ConfigDiff": self._config_diff,
+            "Reload": self._reload,
+            **{name: starter(verb) for name, verb in VERBS.items()},
+        }
+
+    async def _get_status(self, request: Request) -> Replies:
+        if not self._service.snapshot.host_json:
+            try:
+                async with asyncio.timeout(_HOST_SECS):
+                    await self._service.host_ready()
+            except TimeoutError:
+                raise BackendFailed("the host has not been looked at yet", hint="try again shortly") from None
+        changed = asyncio.Event()
+
+        def observe(change: Change) -> None:
+            if isinstance(change, SnapshotChanged):
+                changed.set()
+
+        unsubscribe = self._service.subscribe(observe) if request.more else lambda: None
+        try:
+            while True:
+                changed.clear()
+                shown = documents.status(self._service.snapshot)
+                yield Reply({"status": shown}, continues=request.more)
+                if not request.more:
+                    return
+                # Changes while the last reply was being taken are one.
+                await changed.wait()
+        finally:
+            unsubscribe()
+
+    async def _get_history(self, request: Request) -> Replies:
+        limit = request.values.get("limit", _HISTORY_DEFAULT)
+        if not 1 <= limit <= _HISTORY_LIMIT:
+            raise InvalidParameter("limit")
+        records = await self._service.history(limit)
+        yield Reply({"jobs": [documents.job(record) for record in records]})
+
+    async def _get_notes(self, _: Request) -> Replies:
+        yield Reply({"notes": self._service.notes()})
+
+    async def _list_jobs(self, _: Request) -> Replies:
+        yield Reply({"jobs": [documents.job(record) for record in self._service.jobs()]})
+
+    async def _wait(self, request: Request) -> Replies:
+        uuid = request.values["uuid"]
+        record = self._find(uuid)
+        if record is None:
+            raise NoSuchJob(f"there is no job {uuid}")
+        if not request.more:
+            record = await self._service.wait(uuid)
+            yield Reply({"job": documents.job(record)})
+            return
+        async for reply in self._follow(record):
+            yield reply
+
+    async def _diff(self, request: Request) -> Replies:
+        before, after = request.values["before"], request.values["after"]
+        status = self._service.snapshot.host.status
+        entries = (status.booted, status.staged, status.rollback, *status.other_deployments)
+        known = {entry.id for entry in entries if entry}
+        for wanted in (before, after):
+            if wanted not in known:
+                raise NoSuchDeployment(f"there is no deployment {wanted!r}", deployment=wanted)
+        document = await self._service.diff(before, after)
+        yield Reply({"document": json.loads(document)})
+
+    async def _cancel(self, request: Request) -> Replies:
+        uuid = request.values["uuid"]
+        record = self._find(uuid)
+        if record is None or record.requester.uid != request.peer.uid:
+            await self._require(request, "cancel", {"job": uuid})
+        await self._service.cancel(uuid)
+        yield Reply({})
+
+    async def _config_diff(self, request: Request) -> Replies:
+        await self._require(request, "config-diff")
+        yield Reply({"document": json.loads(await self._service.config_diff())})
+
+    async def _reload(self, request: Request) -> Replies:
+        await self._require(request, "reload")
+        await self._service.reload()
+        yield Reply({})
+
+    async def _start(self, verb: Verb, request: Request) -> Replies:
+        job_options(verb, request.values, verified_only=False)  # for what it raises, before anybody is asked
+        action = verb.action
+        if verb.unverified_action and not self._service.snapshot.trust.verifies:
+            action = verb.unverified_action
+        given = request.values
+        actions = [action, *(right for option, right in verb.option_actions.items() if given.get(option))]
+        details = {name: given[name] for name in verb.required if name in given}
+        if (transport := given.get("transport", "registry")) != "registry":
+            details["image"] = f"{transport}:{given['image']}"
+        if tag := given.get("tag"):
+            details["image"] = f"with the tag {tag}"
+        for right in actions:
+            await self._require(request, right, {"verb": verb.action, **details})
+        # The policy may have changed since the host was looked at; the caller may do no more than this.
+        limited = bool(verb.unverified_action) and action == verb.action and request.peer.uid != 0
+        options = job_options(verb, given, verified_only=limited)
+        record = await self._begin(verb.kind, request.peer, options)
+        if not request.more:
+            yield Reply({"job": documents.job(record)})
+            return
+        async for reply in self._follow(self._find(record.request.uuid) or record):
+            yield reply
+
+    async def _begin(self, kind: JobKind, peer: Peer, options: JobOptions) -> JobRecord:
+        """Start a job; from here on it goes on whether or not the caller is still there."""
+        requester = Requester(uid=peer.uid, pid=peer.pid, name=peer.name)
+        task = asyncio.get_running_loop().create_task(self._service.begin(kind, requester, options))
+        self._begun.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[JobRecord]) -> None:
+        self._begun.discard(task)
+        if not task.cancelled():
+            task.exception()  # told to the caller, if there still is one
+
+    async def _follow(self, record: JobRecord) -> Replies:
+        """Reply at every step of a job, as fast as they are taken, and last when it has ended."""
+        uuid, eta_secs = record.request.uuid, 0.0
+        changed = asyncio.Event()
+
+        def observe(change: Change) -> None:
+            nonlocal record, eta_secs
+            if isinstance(change, JobChanged) and change.record.request.uuid == uuid:
+                record, eta_secs = change.record, change.eta_secs
+                changed.set()
+
+        unsubscribe = self._service.subscribe(observe)
+        try:
+            while not record.state.ended:
+                changed.clear()
+                yield Reply({"job": documents.job(record, eta_secs)}, continues=True)
+                await changed.wait()
+        finally:
+            unsubscribe()
+        # By then the status shows what the job did.
+        yield Reply({"job": documents.job(await self._service.wait(uuid))})
+
+    def _find(self, uuid: str) -> JobRecord | None:
+        return next((record for record in self._service.jobs() if record.request.uuid == uuid), None)
+
+    async def _require(self, request: Request, action: str, details: Mapping[str, str] | None = None) -> None:
+        if request.peer.uid != 0:
+            full = {"verb": action, **(details or {})}
+            await self._authorise(request.peer, action, full, interactive=request.interactive)

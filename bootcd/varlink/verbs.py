@@ -1,0 +1,137 @@
+"""The methods that start a job: what each takes, and what right it needs. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.alias_generators import to_camel
+
+from bootcd.model.job import JobKind, JobOptions
+
+INTERACTIVE = "allowInteractiveAuthentication"
+"Of every method that needs a right: whether a person may be asked, as systemd names it."
+
+_TEXT_LIMIT = 1024
+_LIST_LIMIT = 256
+
+
+class InvalidParameter(Exception):
+    """A parameter that is unknown, missing, of the wrong type or out of range."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name if name.isprintable() and len(name) <= 64 else "?"
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A method; `options` are names of `JobOptions` with their Varlink types, `required` the others."""
+
+    kind: JobKind
+    action: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    required: Mapping[str, str] = field(default_factory=dict)
+    unverified_action: str = ""
+    option_actions: Mapping[str, str] = field(default_factory=dict)
+    "As in `bootcd.bus.schema.Method`."
+
+    def parameters(self) -> dict[str, str]:
+        """Return the parameters by name with their Varlink types, as the interface lists them."""
+        required = {to_camel(name): kind for name, kind in self.required.items()}
+        optional = {to_camel(name): f"?{kind}" for name, kind in self.options.items()}
+        return {**required, **optional, INTERACTIVE: "?bool"}
+
+
+_SOFT_REBOOT, _APPLY = {"soft_reboot": "string"}, {"apply": "bool"}
+_APPLIES = {"apply": "apply"}
+_DEPLOYMENT = {"deployment": "string"}
+
+VERBS: dict[str, Verb] = {
+    "Check": Verb(JobKind.CHECK, "check"),
+    "Upgrade": Verb(
+        JobKind.UPGRADE,
+        "upgrade",
+        {"download_only": "bool", "from_downloaded": "bool", "tag": "string", **_SOFT_REBOOT, **_APPLY},
+        unverified_action="upgrade-unverified",
+        option_actions={"tag": "switch", **_APPLIES},
+    ),
+    "Switch": Verb(
+        JobKind.SWITCH,
+        "switch",
+        {
+            "transport": "string",
+            "download_only": "bool",
+            "retain": "bool",
+            **_SOFT_REBOOT,
+            **_APPLY,
+            "enforce_container_sigpolicy": "bool",
+        },
+        required={"image": "string"},
+        option_actions=_APPLIES,
+    ),
+    "Rollback": Verb(JobKind.ROLLBACK, "rollback", {**_SOFT_REBOOT, **_APPLY}, option_actions=_APPLIES),
+    "Apply": Verb(JobKind.APPLY, "apply", _SOFT_REBOOT),
+    "SetKernelArguments": Verb(
+        JobKind.KERNEL_ARGUMENTS,
+        "kernel-arguments",
+        {"delete": "[]string", "replace": "[]string", "append": "[]string", **_APPLY},
+        option_actions=_APPLIES,
+    ),
+    "Pin": Verb(JobKind.PIN, "pin", required=_DEPLOYMENT),
+    "Unpin": Verb(JobKind.UNPIN, "pin", required=_DEPLOYMENT),
+    "Drop": Verb(JobKind.DROP, "drop", required=_DEPLOYMENT),
+    "OverlayUsr": Verb(JobKind.USR_OVERLAY, "usr-overlay", {"read_only": "bool"}),
+}
+
+
+def checked(given: Mapping[str, Any], expected: Mapping[str, str]) -> dict[str, Any]:
+    """Return parameters that are what is expected, those that are null left out.
+
+    Raises InvalidParameter naming the first that is not.
+    """
+    for name in given:
+        if name not in expected:
+            raise InvalidParameter(name)
+    values = {}
+    for name, kind in expected.items():
+        value = given.get(name)
+        if value is None:
+            if not kind.startswith("?"):
+                raise InvalidParameter(name)
+        elif not _fits(value, kind.removeprefix("?")):
+            raise InvalidParameter(name)
+        else:
+            values[name] = value
+    return values
+
+
+def _fits(value: Any, kind: str) -> bool:
+    match kind:
+        case "bool":
+            return isinstance(value, bool)
+        case "int":
+            return isinstance(value, int) and not isinstance(value, bool)
+        case "string":
+            # They reach prompts and logs before they are parsed.
+            return isinstance(value, str) and len(value) <= _TEXT_LIMIT and value.isprintable()
+        case _:
+            return (
+                isinstance(value, list)
+                and len(value) <= _LIST_LIMIT
+                and all(_fits(item, kind.removeprefix("[]")) for item in value)
+            )
+
+
+def job_options(verb: Verb, values: Mapping[str, Any], *, verified_only: bool) -> JobOptions:
+    """Return what a job is asked for, of checked parameters; raises InvalidParameter."""
+    names = {to_camel(name): name for name in (*verb.required, *verb.options)}
+    given = {names[name]: value for name, value in values.items() if name in names}
+    if verified_only:
+        given["verified_only"] = True
+    try:
+        return JobOptions(**given)
+    except ValidationError as error:
+        raise InvalidParameter(to_camel(str(error.errors()[0]["loc"][0]))) from None
