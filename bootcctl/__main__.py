@@ -68,6 +68,10 @@ def _run(options: Namespace, terminal: Terminal) -> int:
         from bootcctl.edit import edit
 
         return edit(options, terminal)
+    if options.verb == "mock":
+        from bootcctl.mock.verb import mock
+
+        return mock(options, terminal)
     from bootcctl.verbs import run
 
     return run(options, terminal)

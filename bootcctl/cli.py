@@ -194,7 +194,38 @@ def build_parser() -> argparse.ArgumentParser:
     add("config-diff", "list what was added, modified or removed in /etc since the image made it")
 
     add("reload", "have the service read its configuration and look at the host again")
+    _mock(add("mock", "play the service on the session bus by a script, for who writes clients"))
     return parser
+
+
+def _mock(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--scenario", default="available", metavar="NAME", help="what to play (default: available)"
+    )
+    verb.add_argument(
+        "--script", default="", metavar="FILE", help="play what this TOML or JSON file says instead"
+    )
+    verb.add_argument("--list", action="store_true", help="list the scenarios there are")
+    verb.add_argument(
+        "--speed", type=_speed, default=1.0, metavar="N", help="as many times faster than real (default: 1)"
+    )
+    where = verb.add_mutually_exclusive_group()
+    where.add_argument(
+        "--system", action="store_true", help="on the system bus, whose policy has to allow it"
+    )
+    where.add_argument("--address", default="", metavar="ADDRESS", help="on the bus at this address")
+    verb.add_argument(
+        "--interfaces", default="", metavar="DIR", help="where the interface files org.bootcd1.*.xml are"
+    )
+
+
+def _speed(text: str) -> float:
+    try:
+        if 0.01 <= (speed := float(text)) <= 1000:
+            return speed
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0.01 to 1000")
 
 
 def _waiting(verb: argparse.ArgumentParser) -> None:

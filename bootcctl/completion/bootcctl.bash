@@ -9,7 +9,7 @@ _bootcctl_active_jobs() {
 _bootcctl() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     local common='--help --json --quiet --no-color'
-    local verbs='status check upgrade switch rollback edit apply kargs pin unpin drop usr-overlay cancel jobs monitor history diff config-diff notes reload'
+    local verbs='status check upgrade switch rollback edit apply kargs pin unpin drop usr-overlay cancel jobs monitor history diff config-diff notes reload mock'
     local verb='' word words=''
 
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
@@ -32,7 +32,18 @@ _bootcctl() {
             mapfile -t COMPREPLY < <(compgen -W 'registry oci oci-archive docker-archive dir containers-storage' -- "$current")
             return
             ;;
-        edit:-f | edit:--filename)
+        mock:--scenario)
+            mapfile -t COMPREPLY < <(compgen -W 'idle available staged busy slow failing denied unmanaged' -- "$current")
+            return
+            ;;
+        mock:--interfaces)
+            mapfile -t COMPREPLY < <(compgen -d -- "$current")
+            return
+            ;;
+        mock:--speed | mock:--address)
+            return
+            ;;
+        edit:-f | edit:--filename | mock:--script)
             mapfile -t COMPREPLY < <(compgen -f -- "$current")
             return
             ;;
@@ -80,6 +91,7 @@ _bootcctl() {
             words="$common --no-wait"
             [[ $current == -* ]] || words="$words $(_bootcctl_active_jobs)"
             ;;
+        mock) words="$common --scenario --script --list --speed --system --address --interfaces" ;;
         history) words="$common --limit" ;;
         diff)
             words="$common --verbose"

@@ -1,6 +1,6 @@
 # Completion of bootcctl(1) for fish; installed as /usr/share/fish/vendor_completions.d/bootcctl.fish.
 
-set -l verbs status check upgrade switch rollback edit apply kargs pin unpin drop usr-overlay cancel jobs monitor history diff config-diff notes reload
+set -l verbs status check upgrade switch rollback edit apply kargs pin unpin drop usr-overlay cancel jobs monitor history diff config-diff notes reload mock
 set -l no_verb "not __fish_seen_subcommand_from $verbs"
 
 function __bootcctl_active_jobs
@@ -34,6 +34,7 @@ complete -c bootcctl -n $no_verb -a notes -d 'Show the release notes of the upda
 complete -c bootcctl -n $no_verb -a diff -d 'Show what differs between two deployments'
 complete -c bootcctl -n $no_verb -a config-diff -d 'List what was changed in /etc'
 complete -c bootcctl -n $no_verb -a reload -d 'Have the service read its configuration again'
+complete -c bootcctl -n $no_verb -a mock -d 'Play the service for who writes clients'
 
 complete -c bootcctl -n '__fish_seen_subcommand_from status' -l format -x -a 'human yaml json' -d 'Form of the answer'
 complete -c bootcctl -n '__fish_seen_subcommand_from status' -l format-version -x -a '0 1' -d 'Of YAML and JSON'
@@ -61,3 +62,10 @@ complete -c bootcctl -n '__fish_seen_subcommand_from cancel' -a '(__bootcctl_act
 complete -c bootcctl -n '__fish_seen_subcommand_from diff' -s v -l verbose -d 'List every file'
 complete -c bootcctl -n '__fish_seen_subcommand_from diff' -a 'staged booted rollback'
 complete -c bootcctl -n '__fish_seen_subcommand_from edit' -s f -l filename -r -F -d 'Take it from a file'
+complete -c bootcctl -n '__fish_seen_subcommand_from mock' -l scenario -x -a 'idle available staged busy slow failing denied unmanaged' -d 'What to play'
+complete -c bootcctl -n '__fish_seen_subcommand_from mock' -l script -r -F -d 'Play what this file says'
+complete -c bootcctl -n '__fish_seen_subcommand_from mock' -l list -d 'List the scenarios'
+complete -c bootcctl -n '__fish_seen_subcommand_from mock' -l speed -x -d 'Times faster than real'
+complete -c bootcctl -n '__fish_seen_subcommand_from mock' -l system -d 'On the system bus'
+complete -c bootcctl -n '__fish_seen_subcommand_from mock' -l address -x -d 'On the bus at this address'
+complete -c bootcctl -n '__fish_seen_subcommand_from mock' -l interfaces -r -F -d 'Where the interface files are'
