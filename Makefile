@@ -65,6 +65,7 @@ install:         ## put every file where a distribution expects it (DESTDIR=, PR
 	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/dbus-1/system.d dbus/org.bootcd1.conf
 	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/dbus-1/system-services dbus/org.bootcd1.service
 	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/dbus-1/interfaces dbus/*.xml
+	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/bootcd docs/clients/bootcd1.py
 	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/varlink docs/io.bootcd.varlink
 	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/polkit-1/actions dbus/org.bootcd1.policy
 	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/man/man1 docs/man/*.1

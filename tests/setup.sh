@@ -15,6 +15,7 @@ packages=(
   mmdebstrap zstd                                                   # the test operating system
   policycoreutils                                                   # Debian's SELinux policy, built for a test
   btrfs-progs dosfstools fdisk grub-common grub-efi-amd64-bin mtools xfsprogs  # installations
+  gjs python3-dbusmock                                  # what clients are written with and against
   curl fish libglib2.0-bin man-db procps rpm zsh        # shells, man, pgrep, packages, curl and gdbus, for single tests
 )
 

@@ -20,6 +20,7 @@ EXPECTED = {
     "usr/lib/systemd/system-preset/90-bootcd.preset": 0o644,
     "usr/lib/tmpfiles.d/bootcd.conf": 0o644,
     "usr/share/bash-completion/completions/bootcctl": 0o644,
+    "usr/share/bootcd/bootcd1.py": 0o644,
     "usr/share/bash-completion/completions/bootcd-image": 0o644,
     "usr/share/bash-completion/completions/bootcd-install": 0o644,
     "usr/share/dbus-1/interfaces/org.bootcd1.Deployment.xml": 0o644,
