@@ -171,8 +171,7 @@ async def after_upgrade(scratch: Path, first_boot: Snapshot, registry: Registry,
     async with _host(directory, first_boot.disk, first_boot.variables, registry, images) as host:
         await host.machine.start(first_boot)
         await host.publish("v2")
-        await host.guest.run("bootcctl upgrade --apply", check=False)
-        assert await host.guest.rebooted() == "test-os-2"
+        assert await host.guest.reboot("bootcctl upgrade --apply") == "test-os-2"
         await _settled(host.guest)
         await host.guest.disconnect()
         return await host.machine.save(scratch / "after-upgrade.state")

@@ -19,6 +19,7 @@ from tests.vm.qemu import Machine, reaped
 COMMAND_SECS = 180
 _CONNECT_SECS = 60
 _LOOK_SECS = 0.3
+_CONNECTION_LOST = 255
 _T = TypeVar("_T")
 
 
@@ -82,10 +83,15 @@ class Guest:
     async def write(self, path: str, text: str) -> None:
         await self.run(f"mkdir -p {shlex.quote(str(Path(path).parent))}; echo {shlex.quote(text)} >{path}")
 
-    async def reboot(self) -> str:
-        """Reboot in good order and return the name of what comes up."""
-        await self.run("systemctl reboot", check=False)
+    async def reboot(self, command: str = "systemctl reboot") -> str:
+        """Reboot in good order by `command` and return the name of what comes up."""
+        await self.go_down(command)
         return await self.rebooted()
+
+    async def go_down(self, command: str = "systemctl reboot") -> None:
+        """Run a command that ends in a reboot, which may end the connection before the command."""
+        done = await self.run(command, check=False)
+        assert done.status in (0, _CONNECTION_LOST), f"{command!r} ended with {done}"
 
     async def rebooted(self) -> str:
         """Wait for the end of a reboot that is under way; return the name of what has come up."""

@@ -36,7 +36,8 @@ PROCESSORS = 2
 BOOT_SECS = 900
 "Emulated on a busy machine, ten times what it takes on an idle one."
 
-_PROBE_SECS = 4
+_PROBE_SECS = 1
+"Where KVM works it takes a fifth of that; where it crawls, four times that: emulation is faster then."
 _QMP_SECS = 30
 _SAVE_SECS = 120
 _UNREAD_LIMIT = 1 << 20
@@ -67,8 +68,8 @@ def accelerator() -> str:
     if os.access("/dev/kvm", os.R_OK | os.W_OK):
         with TemporaryDirectory(prefix="bootcd-vm-") as scratch:
             (disk := Path(scratch, "disk")).write_bytes(_PROBE.ljust(1 << 20, b"\0"))
-            command = ["qemu-system-x86_64", "-machine", "q35", "-accel", "kvm", "-m", "64", "-nodefaults"]
-            command += ["-display", "none", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
+            command = ["qemu-system-x86_64", "-machine", "q35", "-accel", "kvm", "-cpu", "host", "-m", "64"]
+            command += ["-nodefaults", "-display", "none", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
             command += ["-drive", f"file={disk},format=raw,if=ide", "-serial", "none", "-monitor", "none"]
             try:
                 done = subprocess.run(command, capture_output=True, timeout=_PROBE_SECS, check=False)

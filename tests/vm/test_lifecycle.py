@@ -20,8 +20,7 @@ async def test_host_upgrades_and_rolls_back(host: Host) -> None:
     await guest.run(
         f"echo after >/etc/after-staging; echo changed >/etc/test-os.conf; test -e {HOME}/removed-in-v2"
     )
-    await guest.run("bootcctl upgrade --apply", check=False)
-    assert await guest.rebooted() == "test-os-2"
+    assert await guest.reboot("bootcctl upgrade --apply") == "test-os-2"
 
     status = await guest.status()
     assert status["booted"]["image"]["imageDigest"] == new
@@ -35,8 +34,7 @@ async def test_host_upgrades_and_rolls_back(host: Host) -> None:
     assert "removed-in-v2" not in listed
     assert "test-os.version=2" in await guest.text("cat /proc/cmdline")
 
-    await guest.run("bootcctl rollback --apply", check=False)
-    assert await guest.rebooted() == "test-os-1"
+    assert await guest.reboot("bootcctl rollback --apply") == "test-os-1"
 
     status = await guest.status()
     assert status["booted"]["image"]["imageDigest"] == old

@@ -61,7 +61,7 @@ def shutdown(pattern: re.Pattern[bytes], secs: float = 0) -> Moment:
 
     async def moment(host: Host) -> None:
         await host.guest.run("bootcctl upgrade")
-        await host.guest.run("systemctl reboot", check=False)
+        await host.guest.go_down()
         await host.machine.shows(pattern)
         await asyncio.sleep(secs)  # the time is the moment
 

@@ -40,14 +40,12 @@ async def test_host_switches_to_another_image_and_back(host: Host) -> None:
     guest = host.guest
     other = await host.publish("other", OTHER)
 
-    await guest.run(f"bootcctl switch --apply {REGISTRY}/{OTHER}:stable", check=False)
-    assert await guest.rebooted() == "other-os-1"
+    assert await guest.reboot(f"bootcctl switch --apply {REGISTRY}/{OTHER}:stable") == "other-os-1"
     status = await guest.status()
     assert status["booted"]["image"]["imageDigest"] == other
     assert status["booted"]["image"]["image"]["image"] == f"{REGISTRY}/{OTHER}:stable"
 
-    await guest.run(f"bootcctl switch --apply {REGISTRY}/{OS}:stable", check=False)
-    assert await guest.rebooted() == "test-os-1"
+    assert await guest.reboot(f"bootcctl switch --apply {REGISTRY}/{OS}:stable") == "test-os-1"
     status = await guest.status()
     assert status["booted"]["image"]["imageDigest"] == host.images.digest("v1")
     assert status["rollback"]["image"]["imageDigest"] == other
@@ -56,13 +54,10 @@ async def test_host_switches_to_another_image_and_back(host: Host) -> None:
 async def test_version_that_never_gets_healthy_is_rolled_back(host: Host) -> None:
     guest = host.guest
     await host.publish("v3")
-    await guest.run("bootcctl upgrade --apply", check=False)
-    assert await guest.rebooted() == "test-os-3"
+    assert await guest.reboot("bootcctl upgrade --apply") == "test-os-3"
     assert await guest.text("systemctl is-failed test-os-health.service") == "failed"
     reached = await guest.run("systemctl is-active boot-complete.target", check=False)
     assert reached.stdout.strip() == "inactive"
 
-    await guest.run("bootcctl rollback --apply", check=False)
-
-    assert await guest.rebooted() == "test-os-1"
+    assert await guest.reboot("bootcctl rollback --apply") == "test-os-1"
     await guest.run("systemctl is-active boot-complete.target")
