@@ -101,6 +101,8 @@ class WrongState(BootcdError):
 
 
 class NoSuchJob(BootcdError):
+    """No job goes by the uuid given, or it has been forgotten."""
+
     name = "NoSuchJob"
 
 
@@ -117,6 +119,8 @@ class NotCancellable(BootcdError):
 
 
 class Cancelled(BootcdError):
+    """Somebody asked the job to stop."""
+
     name = "Cancelled"
 
 
@@ -150,11 +154,13 @@ class LocalModifications(BootcdError):
 
 
 class ReadOnlyHost(BootcdError):
+    """The host's storage cannot be written."""
+
     name = "ReadOnlyHost"
 
 
 class OutOfSpace(BootcdError):
-    """Fields: `needed_bytes`, `available_bytes`, `path`."""
+    """The disk has no room for it; fields: `needed_bytes`, `available_bytes`, `path`."""
 
     name = "OutOfSpace"
     retryable = True
@@ -167,6 +173,8 @@ class BackendFailed(BootcdError):
 
 
 class Unsupported(BootcdError):
+    """Something this version, or what drives this host, cannot do."""
+
     name = "Unsupported"
 
 
@@ -186,6 +194,8 @@ class InvalidLayer(BootcdError):
 
 
 class NoMatchingPlatform(BootcdError):
+    """The image has no variant for this host's architecture."""
+
     name = "NoMatchingPlatform"
 
 

@@ -11,6 +11,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
+from bootcd.model.errors import BootcdError, InternalError, all_errors
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "docs/dbus.md"
 INTERFACES = ("Manager", "Deployment", "Job")
@@ -36,6 +38,22 @@ get `org.freedesktop.DBus.Error.InvalidArgs` and `AccessDenied`. One caller can 
 served at a time, one user 128; more fail with `org.freedesktop.DBus.Error.LimitsExceeded`.
 """
 
+_EXAMPLES = """\
+## Examples
+
+```sh
+busctl introspect org.bootcd1 /org/bootcd1
+busctl get-property org.bootcd1 /org/bootcd1 org.bootcd1.Manager State
+busctl call org.bootcd1 /org/bootcd1 org.bootcd1.Manager GetStatus 'a{sv}' 0
+busctl call org.bootcd1 /org/bootcd1 org.bootcd1.Manager GetHistory 'a{sv}' 1 limit u 5
+busctl call org.bootcd1 /org/bootcd1 org.bootcd1.Manager Upgrade 'a{sv}' 1 download-only b true
+busctl call org.bootcd1 /org/bootcd1/job/_1 org.bootcd1.Job Wait 'a{sv}' 0
+busctl monitor org.bootcd1
+```
+
+[clients](clients/README.md) says how to write a client, and has two.
+"""
+
 
 def page() -> str:
     """Return the whole page."""
@@ -43,6 +61,8 @@ def page() -> str:
     for name in INTERFACES:
         parts += _interface(REPOSITORY / f"dbus/org.bootcd1.{name}.xml")
     parts += _actions(REPOSITORY / "dbus/org.bootcd1.policy")
+    parts += _errors()
+    parts.append(_EXAMPLES)
     return "\n".join(parts)
 
 
@@ -102,6 +122,25 @@ def _actions(path: Path) -> Iterator[str]:
         implied = (action.findtext("annotate") or "").replace("org.bootcd1.", "")
         rows.append(f"| `{action.get('id')}` | {' | '.join(str(item) for item in defaults)} | {implied} |")
     yield "\n".join(rows) + "\n"
+
+
+def _errors() -> Iterator[str]:
+    yield "## Errors\n"
+    yield _flow(
+        "All have the prefix `org.bootcd1.Error.`, but for those marked *, which have the standard names "
+        "`org.freedesktop.DBus.Error.AccessDenied` and `InvalidArgs`. Facts for programs are in the outcome "
+        "of a job, under `error-` and their name. After those said to pass, the same may work later."
+    )
+    yield "\n| error | meaning | passes |\n|---|---|---|"
+    standard = ("AccessDenied", "InvalidArguments")
+    for name, error in sorted({BootcdError.name: InternalError, **all_errors()}.items()):
+        first = (error.__doc__ or "").split("\n\n")[0]
+        meaning = " ".join(first.split())
+        if not meaning:
+            raise ValueError(f"{name} has no meaning")
+        mark = "*" if name in standard else ""
+        yield f"| `{name}`{mark} | {meaning} | {'yes' if error.retryable else ''} |"
+    yield ""
 
 
 def _flow(text: str) -> str:

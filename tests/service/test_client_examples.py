@@ -22,11 +22,14 @@ from tests.support.bus import PrivateBus
 from tests.support.bus_front import bus as bus
 from tests.support.bus_front import front as front
 from tests.support.bus_front import service as service
-from tests.support.bus_peers import DBUS, Peer, connected
-from tests.support.jobs import eventually
+from tests.support.bus_peers import DBUS, Peer, connected, private_bus
+from tests.support.daemon import Daemon, running
+from tests.support.jobs import WorkerScript, eventually
 from tests.support.machine import REPOSITORY
 from tests.support.mock import mocked, run, session_bus
 from tests.support.scripted_agent import ScriptedService, done
+from tests.support.service import BOOTED, show_host
+from tests.support.varlink import VARLINKCTL, varlinkctl
 
 CLIENTS = REPOSITORY / "docs/clients"
 CONTROL = "org.freedesktop.DBus.Mock"
@@ -91,6 +94,37 @@ async def test_example_works_with_the_front_end_of_the_service(
     assert (status, errors) == (0, "")
     assert "25%" in out
     assert out.endswith("done: 2.0 at the next boot\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the bus policy gives the name to root")
+async def test_example_and_varlinkctl_work_with_the_daemon(tmp_path: Path) -> None:
+    script = WorkerScript(tmp_path / "sysroot")
+    show_host(script, BOOTED)
+    update = {"image": "i", "digest": "d", "version": "2.0"}
+    progress = ["progress", {"phase": "fetch", "bytes_done": 1, "bytes_total": 4}]
+    end = ["outcome", {"state": "done", "changed": True, "update": update}]
+    async with private_bus() as bus:
+        daemon = Daemon(tmp_path, bus, scripted=True)
+        with daemon.manager:
+            async with running(daemon):
+                script.steps(["ready"], progress, ["hold"], end)
+                client = asyncio.create_task(run(bus.address, *COMMANDS["python"]))
+                await eventually(lambda: bool(script.pids()))
+                script.release()
+                status, out, errors = await client
+                assert (status, errors) == (0, "")
+                assert out.endswith("done: 2.0 at the next boot\n")
+                if VARLINKCTL.exists():
+                    socket = str(tmp_path / "run/io.bootcd")
+                    arguments = ("--json=short", "--more", "call", socket, "io.bootcd.Upgrade", "{}")
+                    follows = asyncio.create_task(varlinkctl(*arguments))
+                    await eventually(lambda: len(script.pids()) == 2)
+                    script.release()
+                    status, out, errors = await follows
+                    assert (status, errors) == (0, "")
+                    last = json.loads(out.replace("\x1e", "").strip().splitlines()[-1])["job"]
+                    assert (last["state"], last["outcome"]["update"]["version"]) == ("done", "2.0")
+    script.close()
 
 
 # The template
