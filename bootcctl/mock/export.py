@@ -8,7 +8,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from dbus_fast import BusType, DBusFastError, Message, MessageType, NameFlag, RequestNameReply, Variant
+from dbus_fast import (
+    BusType,
+    DBusFastError,
+    Message,
+    MessageFlag,
+    MessageType,
+    NameFlag,
+    RequestNameReply,
+    Variant,
+)
 from dbus_fast.aio import MessageBus
 
 from bootcctl.client import SERVICE
@@ -47,8 +56,8 @@ _MANAGER = """\
   </interface>
 """
 
-Answer = Callable[[str, str, str, list[Any]], Awaitable[tuple[list[Any], list[int]]]]
-"Path, interface, member and arguments to an answer and its descriptors."
+Answer = Callable[[str, str, str, list[Any], bool], Awaitable[tuple[list[Any], list[int]]]]
+"Path, interface, member, arguments and whether a person may be asked, to an answer and its descriptors."
 
 
 class BusError(Exception):
@@ -174,7 +183,10 @@ class Exporter:
             if member in self._interfaces[name].methods:
                 expected, signature = self._interfaces[name].methods[member]
                 self._require(message, expected)
-                body, descriptors = await self._answer(path, name, member, message.body)
+                if expected.endswith("a{sv}"):
+                    self._require_options(member, message.body[-1], self._interfaces[name].options[member])
+                interactive = bool(message.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)
+                body, descriptors = await self._answer(path, name, member, message.body, interactive)
                 return signature, body or [blank(kind) for kind in split(signature)], descriptors
         raise BusError(_FREEDESKTOP + "Error.UnknownMethod", f"{path} has no method {member}")
 
@@ -184,6 +196,18 @@ class Exporter:
                 _FREEDESKTOP + "Error.InvalidArgs",
                 f"{message.member} takes {expected or 'nothing'}, not {message.signature or 'nothing'}",
             )
+
+    def _require_options(self, member: str, given: dict[str, Variant], known: dict[str, str]) -> None:
+        for name, value in given.items():
+            if name.startswith("x-"):
+                continue
+            if name not in known:
+                text = f"{member} has no option {name[:64]!r}"
+            elif value.signature != known[name]:
+                text = f"option {name} of {member} is of type {known[name]}, not {value.signature}"
+            else:
+                continue
+            raise BusError(_FREEDESKTOP + "Error.InvalidArgs", text)
 
     def _standard(self, path: str, member: str, body: list[Any]) -> Any:
         if member == "Introspect":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from xml.etree import ElementTree as ET  # files of our own
 
 from bootcctl.exitcodes import Failure
 
+_OPTION = re.compile(r"\b([a-z][a-z-]*) (as|b|s|t|u)\b")
 _PATTERN = "org.bootcd1.*.xml"
 
 
@@ -22,7 +24,8 @@ class Interface:
     "Signature of the arguments and of the answer."
     signals: dict[str, str]
     properties: dict[str, str]
-    const: frozenset[str]
+    options: dict[str, dict[str, str]]
+    "By method: the last argument's keys and their types, as its comment names them."
 
 
 def load_interfaces(directory: str = "") -> dict[str, Interface]:
@@ -46,20 +49,23 @@ def _places() -> Iterator[Path]:
 
 
 def _interfaces(text: str) -> Iterator[Interface]:
-    for node in ET.fromstring(text).iter("interface"):  # noqa: S314 - see above
+    parser = ET.XMLParser(target=ET.TreeBuilder(insert_comments=True))  # noqa: S314 - see above
+    for node in ET.fromstring(text, parser).iter("interface"):  # noqa: S314
         methods = {
             str(method.get("name")): (_types(method, "in"), _types(method, "out"))
             for method in node.findall("method")
         }
         signals = {str(signal.get("name")): _types(signal, "") for signal in node.findall("signal")}
         properties = {str(item.get("name")): str(item.get("type")) for item in node.findall("property")}
-        const = frozenset(
-            str(item.get("name"))
-            for item in node.findall("property")
-            if any(note.get("value") == "const" for note in item.findall("annotation"))
-        )
+        options, comment = {}, ""
+        for child in [*node]:
+            if child.tag is ET.Comment:
+                comment = " ".join((child.text or "").split())
+                node.remove(child)
+            elif child.tag == "method":
+                options[str(child.get("name"))] = dict(_OPTION.findall(comment))
         xml = ET.tostring(node, encoding="unicode").strip()
-        yield Interface(str(node.get("name")), xml, methods, signals, properties, const)
+        yield Interface(str(node.get("name")), xml, methods, signals, properties, options)
 
 
 def _types(member: ET.Element, direction: str) -> str:

@@ -103,7 +103,7 @@ BUILT_IN: dict[str, tuple[str, dict[str, Any]]] = {
         {"available": True, "jobs": {"upgrade": _NO_ROOM, "switch": _NO_ROOM, "check": _NO_REGISTRY}},
     ),
     "denied": (
-        "nothing is allowed without a password, and calls do not let one be asked for",
+        "everything needs a password, and where one may be asked for, the question is dismissed",
         {"available": True, "jobs": {"any": _DENIED}},
     ),
     "unmanaged": (

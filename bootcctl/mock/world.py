@@ -89,7 +89,7 @@ class World:
     def begin(self) -> None:
         """Start what is at work from the beginning."""
         if self._scenario.busy:
-            self._start("upgrade", "", {}, {"uid": 0, "pid": 1, "name": "agent"})
+            self._start("upgrade", "", {"uid": 0, "pid": 1, "name": "agent"})
 
     async def stop(self) -> None:
         for task in self._jobs.values():
@@ -99,12 +99,12 @@ class World:
     # Calls
 
     async def _answer(
-        self, path: str, name: str, member: str, arguments: list[Any]
+        self, path: str, name: str, member: str, arguments: list[Any], interactive: bool
     ) -> tuple[list[Any], list[int]]:
         """Serve a call; what is not told here is answered with what says nothing."""
         if name == MANAGER and member in KINDS:
-            *texts, options = arguments
-            return [self._ask(KINDS[member], texts[0] if texts else "", options)], []
+            *texts, _ = arguments
+            return [self._ask(KINDS[member], texts[0] if texts else "", interactive)], []
         if name == JOB:
             return await self._answer_of_job(path, member), []
         match member:
@@ -136,8 +136,11 @@ class World:
                 pass
         return []
 
-    def _ask(self, kind: str, argument: str, options: dict[str, Variant]) -> str:
+    def _ask(self, kind: str, argument: str, interactive: bool) -> str:
         script = self._scenario.job(kind)
+        if interactive and script.refuse.endswith(".InteractiveAuthorizationRequired"):
+            denied = "org.freedesktop.DBus.Error.AccessDenied"
+            raise BusError(denied, "the authentication was dismissed")
         if script.refuse:
             raise BusError(_full(script.refuse), f"{script.message}\n{script.hint}".strip())
         active = self.exporter.value(ROOT, MANAGER, "ActiveJob")
@@ -149,11 +152,11 @@ class World:
         if kind == "apply" and "staged" not in self._deployments and not self._queued:
             raise BusError(_ERROR + "WrongState", "nothing is staged or queued that could be applied")
         requester = {"uid": os.getuid(), "pid": os.getpid(), "name": "mock"}
-        return self._start(kind, argument, options, requester)
+        return self._start(kind, argument, requester)
 
     # Jobs
 
-    def _start(self, kind: str, argument: str, options: dict[str, Variant], requester: dict[str, Any]) -> str:
+    def _start(self, kind: str, argument: str, requester: dict[str, Any]) -> str:
         self._number += 1
         path = f"{ROOT}/job/_{self._number}"
         self.exporter.put(

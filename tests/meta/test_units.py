@@ -92,7 +92,7 @@ def test_tmpfiles_are_created_as_written(tmp_path: Path) -> None:
 # Of workers, of the watch on the host, of bounded output, of the lock, of the bus.
 NEEDED_CALLS = {
     "pidfd_open", "pidfd_send_signal", "inotify_add_watch", "memfd_create", "flock", "sendmsg", "fchmod",
-    "renameat", "fsync", "setsid",
+    "accept4", "fchmodat", "renameat", "fsync", "setsid",
 }  # fmt: skip
 
 

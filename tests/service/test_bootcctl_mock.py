@@ -15,6 +15,7 @@ import pytest
 from dbus_fast import Variant
 
 from bootcctl import exitcodes
+from bootcctl.mock.interfaces import load_interfaces
 from bootcctl.mock.world import KINDS
 from bootcd.bus.interfaces import DEPLOYMENT, JOB, MANAGER, ROOT_PATH
 from bootcd.bus.methods import _JOBS
@@ -181,6 +182,28 @@ async def test_what_is_wrong_gets_the_errors_of_the_bus(address: str) -> None:
             ),
         ):
             answer = await peer.call(path, interface, member, signature, body)
+            assert answer.error == ERROR + error
+
+
+async def test_options_are_those_of_the_service(address: str) -> None:
+    for interface in load_interfaces().values():
+        schema = {item.name: item for item in (MANAGER, JOB, DEPLOYMENT)}.get(interface.name)
+        for name, method in (schema.methods if schema else {}).items():
+            assert (method.options or {}).items() <= interface.options[name].items()
+    async with mocked(address, "--speed", "100"), connected(address) as peer:
+        for options, error in (
+            ({"download-onli": Variant("b", True)}, ERROR + "InvalidArgs"),
+            ({"download-only": Variant("s", "yes")}, ERROR + "InvalidArgs"),
+            ({"download-only": Variant("b", True), "x-mine": Variant("s", "")}, ""),
+        ):
+            answer = await peer.call(ROOT_PATH, MANAGER.name, "Upgrade", "a{sv}", [options])
+            assert answer.error == error
+
+
+async def test_password_is_asked_for_only_where_the_caller_lets_it(address: str) -> None:
+    async with mocked(address, "--scenario", "denied"), connected(address) as peer:
+        for interactive, error in ((False, "InteractiveAuthorizationRequired"), (True, "AccessDenied")):
+            answer = await peer.call(ROOT_PATH, MANAGER.name, "Check", "a{sv}", [{}], interactive=interactive)
             assert answer.error == ERROR + error
 
 

@@ -74,7 +74,7 @@ async def test_example_tells_a_refusal(address: str, command: tuple[str, ...]) -
     async with mocked(address, "--scenario", "denied"):
         status, _, errors = await run(address, *command)
     assert status == 1
-    assert "InteractiveAuthorizationRequired\nan administrator has to authenticate\n" in errors
+    assert "AccessDenied\nthe authentication was dismissed\n" in errors
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the bus policy gives the name to root")
