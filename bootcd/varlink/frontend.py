@@ -105,15 +105,18 @@ class Frontend:
             try:
                 async for reply in replies:
                     if not call.oneway:
-                        encoded = wire.encode_reply(reply.parameters, continues=reply.continues)
-                        await connection.send(encoded)
+                        await connection.send(_encoded(reply))
             finally:
                 await replies.aclose()
-        except OSError:
+        except ConnectionAbortedError:
             return False
         except Exception as error:
-            if not call.oneway:
-                await connection.send(wire.encode_error(*_explained(error, call)))
+            answer = wire.encode_error(*_explained(error, call))
+            try:
+                if not call.oneway:
+                    await connection.send(answer)
+            except ConnectionAbortedError:
+                return False
         return True
 
     def _replies(self, call: wire.Call, peer: Peer) -> Any:
@@ -152,6 +155,12 @@ class Frontend:
             case _:
                 name = f"{SERVICE_INTERFACE}.{call.method}"
                 raise _Failure("org.varlink.service.MethodNotFound", method=name)
+
+
+def _encoded(reply: Reply) -> bytes:
+    if reply.document:
+        return wire.encode_document("document", reply.document)
+    return wire.encode_reply(reply.parameters, continues=reply.continues)
 
 
 def _explained(error: Exception, call: wire.Call) -> tuple[str, dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -58,6 +57,8 @@ class Request:
 class Reply:
     parameters: Document
     continues: bool = False
+    document: bytes = b""
+    "In the place of parameters: the JSON text of the one called `document`, of up to some megabytes."
 
 
 Replies = AsyncIterator[Reply]
@@ -147,8 +148,7 @@ class Methods:
         for wanted in (before, after):
             if wanted not in known:
                 raise NoSuchDeployment(f"there is no deployment {wanted!r}", deployment=wanted)
-        document = await self._service.diff(before, after)
-        yield Reply({"document": json.loads(document)})
+        yield Reply({}, document=await self._service.diff(before, after))
 
     async def _cancel(self, request: Request) -> Replies:
         uuid = request.values["uuid"]
@@ -160,7 +160,7 @@ class Methods:
 
     async def _config_diff(self, request: Request) -> Replies:
         await self._require(request, "config-diff")
-        yield Reply({"document": json.loads(await self._service.config_diff())})
+        yield Reply({}, document=await self._service.config_diff())
 
     async def _reload(self, request: Request) -> Replies:
         await self._require(request, "reload")

@@ -55,6 +55,12 @@ def encode_reply(parameters: Mapping[str, Any], *, continues: bool = False) -> b
     return _encode(document | {"continues": True} if continues else document)
 
 
+def encode_document(name: str, document: bytes) -> bytes:
+    """Return the reply whose one parameter is a JSON document that may be long, and is taken as it is."""
+    text = document.replace(b"\0", b"").strip()
+    return b'{"parameters":{"' + name.encode() + b'":' + text + b"}}\0"
+
+
 def encode_error(name: str, parameters: Mapping[str, Any]) -> bytes:
     return _encode({"error": name, "parameters": parameters})
 

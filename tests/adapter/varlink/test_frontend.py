@@ -157,6 +157,19 @@ async def test_history_lists_jobs_with_their_errors(client: VarlinkClient, servi
     }
 
 
+async def test_long_document_is_handed_on_as_it_is(
+    client: VarlinkClient, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = {"files": ["/usr/lib/\u00e9\u0000" + "x" * 100] * 40_000}
+
+    async def diff(before: str, after: str) -> bytes:
+        return json.dumps(document).encode() + b"\n"
+
+    monkeypatch.setattr(service, "diff", diff)
+    reply = await client.call("io.bootcd.Diff", {"before": f"{BOOTED}.0", "after": f"{ROLLBACK}.0"})
+    assert answered(reply, "Diff")["document"] == document
+
+
 async def test_deployment_that_is_not_there_reaches_no_worker(
     client: VarlinkClient, service: ScriptedService
 ) -> None:
@@ -428,6 +441,20 @@ async def test_one_user_has_few_connections_and_leaves_the_others_theirs(path: P
                 pass
         for _, writer in clients[1:]:
             writer.close()
+
+
+async def test_callers_that_come_and_go_leave_no_descriptor(path: Path, client: VarlinkClient) -> None:
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    answered(await client.call("io.bootcd.GetNotes"), "GetNotes")
+    before = descriptors()
+    for number in range(60):
+        async with connected(path) as other:
+            other.send("io.bootcd.GetStatus", more=bool(number % 2))
+            if number % 3:
+                await other.reply()
+    await eventually(lambda: descriptors() <= before)
 
 
 async def test_every_user_may_connect(path: Path) -> None:
