@@ -54,6 +54,7 @@ CODES = {
     "Busy": BUSY,
     "AccessDenied": DENIED,
     "WrongState": WRONG_STATE,
+    "StaleGeneration": WRONG_STATE,
     "NotCancellable": WRONG_STATE,
     "NotBootcSystem": HOST,
     "LocalModifications": HOST,

@@ -25,7 +25,7 @@ from bootcd.host import journal
 from bootcd.host.clock import Clock
 from bootcd.jobs.events import JobEvent
 from bootcd.jobs.manager import JobManager
-from bootcd.model.errors import BootcdError, Busy, InvalidConfig
+from bootcd.model.errors import BootcdError, Busy, InvalidConfig, StaleGeneration
 from bootcd.model.host import Host, HostState
 from bootcd.model.job import (
     ImageUpdate,
@@ -145,8 +145,9 @@ class Service:
     ) -> JobRecord:
         """Start a job and return it once its worker has accepted it.
 
-        Raises what makes it impossible, at once.
+        Raises what makes it impossible, at once: StaleGeneration before anything else.
         """
+        self._require_generation(options.expect_generation)
         if kind is JobKind.SWITCH:
             options = options.model_copy(update=_target(options))
         if not self._manager.busy:
@@ -155,6 +156,16 @@ class Service:
             uuid=str(uuid4()), kind=kind, settings=self._settings.worker, **options.model_dump()
         )
         return await self._manager.create(request, requester)
+
+    def _require_generation(self, expected: int | None) -> None:
+        actual = self._memory.generation
+        if expected is not None and expected != actual:
+            raise StaleGeneration(
+                f"what is deployed is of generation {actual}, not {expected}",
+                hint="look at the status again, and decide anew",
+                expected=expected,
+                actual=actual,
+            )
 
     async def cancel(self, uuid: str) -> None:
         await self._manager.cancel(uuid)

@@ -29,6 +29,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OPTIONS = Argument("options", "a{sv}")
 _JOB = Argument("job", "o")
 _DEPLOYMENT = Argument("deployment", "s")
+_EXPECTED = {"expect-generation": "t"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +246,8 @@ MANAGER = Interface.of(
             "tag": "s",
             "soft-reboot": "s",
             "apply": "b",
+            "expect-digest": "s",
+            **_EXPECTED,
         },
         action="upgrade",
         unverified_action="upgrade-unverified",
@@ -261,6 +264,8 @@ MANAGER = Interface.of(
             "soft-reboot": "s",
             "apply": "b",
             "enforce-container-sigpolicy": "b",
+            "expect-digest": "s",
+            **_EXPECTED,
         },
         action="switch",
         option_actions={"apply": "apply"},
@@ -269,23 +274,23 @@ MANAGER = Interface.of(
         "Rollback",
         (_OPTIONS,),
         (_JOB,),
-        options={"soft-reboot": "s", "apply": "b"},
+        options={"soft-reboot": "s", "apply": "b", **_EXPECTED},
         action="rollback",
         option_actions={"apply": "apply"},
     ),
-    Method("Apply", (_OPTIONS,), (_JOB,), options={"soft-reboot": "s"}, action="apply"),
+    Method("Apply", (_OPTIONS,), (_JOB,), options={"soft-reboot": "s", **_EXPECTED}, action="apply"),
     Method(
         "SetKernelArguments",
         (_OPTIONS,),
         (_JOB,),
-        options={"delete": "as", "replace": "as", "append": "as", "apply": "b"},
+        options={"delete": "as", "replace": "as", "append": "as", "apply": "b", **_EXPECTED},
         action="kernel-arguments",
         option_actions={"apply": "apply"},
     ),
-    Method("Pin", (_DEPLOYMENT, _OPTIONS), (_JOB,), options={}, action="pin"),
-    Method("Unpin", (_DEPLOYMENT, _OPTIONS), (_JOB,), options={}, action="pin"),
-    Method("Drop", (_DEPLOYMENT, _OPTIONS), (_JOB,), options={}, action="drop"),
-    Method("OverlayUsr", (_OPTIONS,), (_JOB,), options={"read-only": "b"}, action="usr-overlay"),
+    Method("Pin", (_DEPLOYMENT, _OPTIONS), (_JOB,), options=_EXPECTED, action="pin"),
+    Method("Unpin", (_DEPLOYMENT, _OPTIONS), (_JOB,), options=_EXPECTED, action="pin"),
+    Method("Drop", (_DEPLOYMENT, _OPTIONS), (_JOB,), options=_EXPECTED, action="drop"),
+    Method("OverlayUsr", (_OPTIONS,), (_JOB,), options={"read-only": "b", **_EXPECTED}, action="usr-overlay"),
     Method("GetStatus", (_OPTIONS,), (Argument("status", "s"),), options={}),
     Method("GetHistory", (_OPTIONS,), (Argument("entries", "aa{sv}"),), options={"limit": "u"}),
     Method("GetNotes", (_OPTIONS,), (Argument("notes", "s"),), options={}),

@@ -56,6 +56,8 @@ class BootcEngine:
                 "bootc drives this host, and whether it verifies a signature is not known beforehand",
                 hint="ask as somebody who may take updates that are not verified",
             )
+        if request.expect_digest:
+            raise Unsupported("bootc drives this host, and takes what is newest, whatever its digest")
         if request.kind is JobKind.APPLY and request.soft_reboot is not SoftReboot.NONE:
             raise Unsupported("bootc prepares a soft reboot only together with what it stages")
         if request.kind is JobKind.SWITCH and request.download_only:

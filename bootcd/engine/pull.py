@@ -25,6 +25,7 @@ from bootcd.host.clock import Clock
 from bootcd.model.errors import (
     BootcdError,
     Busy,
+    DigestMismatch,
     InvalidManifest,
     ReadOnlyHost,
     Unsupported,
@@ -176,8 +177,10 @@ class Pulls:
                 and self._sysroot.staged is None
                 and await source.current_digest() in self._digests(newest)
             ):
+                _require_expected(request, self._digests(newest))
                 return Outcome(state=JobState.DONE)
             resolved = await self._resolve(source)
+            _require_expected(request, {resolved.digest, resolved.index_digest or resolved.digest})
             here = same and self._sysroot.image_digest(newest) == resolved.digest
             if here and self._sysroot.staged is None:
                 return Outcome(state=JobState.DONE)
@@ -362,6 +365,18 @@ async def _ticking(action: Callable[[], None]) -> AsyncGenerator[None, None]:
         action()
     finally:
         ticker.cancel()
+
+
+def _require_expected(request: JobRequest, digests: set[str]) -> None:
+    """Refuse an image of none of the digests but the one the caller decided on. Raises DigestMismatch."""
+    if request.expect_digest and request.expect_digest not in digests:
+        actual = min(digests, default="")
+        raise DigestMismatch(
+            f"the newest version is {actual or 'of no known digest'}, not {request.expect_digest}",
+            hint="check for updates again, and decide anew",
+            expected=request.expect_digest,
+            actual=actual,
+        )
 
 
 def _image(tracked: TrackedImage, resolved: ResolvedImage, verdict: Verdict) -> Image:

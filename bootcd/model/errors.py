@@ -100,6 +100,12 @@ class WrongState(BootcdError):
     name = "WrongState"
 
 
+class StaleGeneration(BootcdError):
+    """What is deployed has changed since the caller looked; fields: `expected`, `actual`."""
+
+    name = "StaleGeneration"
+
+
 class NoSuchJob(BootcdError):
     """No job goes by the uuid given, or it has been forgotten."""
 

@@ -132,6 +132,10 @@ class JobOptions(_Document):
     "pin, unpin, drop: a role, a number or an id, see `bootcd.ostree.selection`."
     read_only: bool = False
     "usr-overlay: /usr as the image has it for everybody but who mounts over it."
+    expect_digest: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
+    "upgrade, switch: take the image of this digest, or none."
+    expect_generation: Annotated[int, Field(ge=0)] | None = None
+    "Start only if this is the generation of what is deployed; the service looks at it, a worker does not."
     delete: tuple[str, ...] = ()
     replace: tuple[str, ...] = ()
     append: tuple[str, ...] = ()
@@ -164,6 +168,10 @@ class JobRequest(JobOptions):
             raise InvalidArguments("what is only downloaded cannot be reached by a soft reboot")
         if self.from_downloaded and self.kind is not JobKind.UPGRADE:
             raise InvalidArguments("only an upgrade can be from what is downloaded")
+        if self.from_downloaded and self.expect_digest:
+            raise InvalidArguments(
+                "what is downloaded already is taken as it is: name its generation, not a digest"
+            )
         if self.from_downloaded and (self.download_only or self.tag):
             raise InvalidArguments(
                 "what is downloaded already is taken as it is: neither a tag nor download-only goes with it"
@@ -171,7 +179,11 @@ class JobRequest(JobOptions):
 
     def same_work(self, other: JobRequest) -> bool:
         """Whether both ask for the same thing, so that the second can join the first."""
-        alike = {"uuid": other.uuid, "verified_only": other.verified_only}
+        alike = {
+            "uuid": other.uuid,
+            "verified_only": other.verified_only,
+            "expect_generation": other.expect_generation,
+        }
         return self.model_copy(update=alike) == other
 
 

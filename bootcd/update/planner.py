@@ -111,7 +111,8 @@ class Attempts:
                 return Attempts(last_check=ended)
             case JobState.CANCELLED:
                 return replace(self, stage_cancelled=ended)
-            case JobState.FAILED | JobState.INTERRUPTED if digest:
+            # Who names a digest learns whether there still is that one; it is nothing against the version.
+            case JobState.FAILED | JobState.INTERRUPTED if digest and not record.request.expect_digest:
                 error = record.outcome.error if record.outcome else None
                 lasting = error is not None and not error_from_info(error).retryable
                 entry = self.failures_of(digest) or StageFailures(digest, ended)

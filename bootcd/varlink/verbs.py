@@ -47,6 +47,7 @@ class Verb:
 
 _SOFT_REBOOT, _APPLY = {"soft_reboot": "string"}, {"apply": "bool"}
 _APPLIES = {"apply": "apply"}
+_EXPECTED = {"expect_generation": "int"}
 _DEPLOYMENT = {"deployment": "string"}
 
 VERBS: dict[str, Verb] = {
@@ -54,7 +55,15 @@ VERBS: dict[str, Verb] = {
     "Upgrade": Verb(
         JobKind.UPGRADE,
         "upgrade",
-        {"download_only": "bool", "from_downloaded": "bool", "tag": "string", **_SOFT_REBOOT, **_APPLY},
+        {
+            "download_only": "bool",
+            "from_downloaded": "bool",
+            "tag": "string",
+            **_SOFT_REBOOT,
+            **_APPLY,
+            "expect_digest": "string",
+            **_EXPECTED,
+        },
         unverified_action="upgrade-unverified",
         option_actions={"tag": "switch", **_APPLIES},
     ),
@@ -68,22 +77,26 @@ VERBS: dict[str, Verb] = {
             **_SOFT_REBOOT,
             **_APPLY,
             "enforce_container_sigpolicy": "bool",
+            "expect_digest": "string",
+            **_EXPECTED,
         },
         required={"image": "string"},
         option_actions=_APPLIES,
     ),
-    "Rollback": Verb(JobKind.ROLLBACK, "rollback", {**_SOFT_REBOOT, **_APPLY}, option_actions=_APPLIES),
-    "Apply": Verb(JobKind.APPLY, "apply", _SOFT_REBOOT),
+    "Rollback": Verb(
+        JobKind.ROLLBACK, "rollback", {**_SOFT_REBOOT, **_APPLY, **_EXPECTED}, option_actions=_APPLIES
+    ),
+    "Apply": Verb(JobKind.APPLY, "apply", {**_SOFT_REBOOT, **_EXPECTED}),
     "SetKernelArguments": Verb(
         JobKind.KERNEL_ARGUMENTS,
         "kernel-arguments",
-        {"delete": "[]string", "replace": "[]string", "append": "[]string", **_APPLY},
+        {"delete": "[]string", "replace": "[]string", "append": "[]string", **_APPLY, **_EXPECTED},
         option_actions=_APPLIES,
     ),
-    "Pin": Verb(JobKind.PIN, "pin", required=_DEPLOYMENT),
-    "Unpin": Verb(JobKind.UNPIN, "pin", required=_DEPLOYMENT),
-    "Drop": Verb(JobKind.DROP, "drop", required=_DEPLOYMENT),
-    "OverlayUsr": Verb(JobKind.USR_OVERLAY, "usr-overlay", {"read_only": "bool"}),
+    "Pin": Verb(JobKind.PIN, "pin", _EXPECTED, required=_DEPLOYMENT),
+    "Unpin": Verb(JobKind.UNPIN, "pin", _EXPECTED, required=_DEPLOYMENT),
+    "Drop": Verb(JobKind.DROP, "drop", _EXPECTED, required=_DEPLOYMENT),
+    "OverlayUsr": Verb(JobKind.USR_OVERLAY, "usr-overlay", {"read_only": "bool", **_EXPECTED}),
 }
 
 

@@ -179,6 +179,22 @@ async def test_upgrade_from_what_is_downloaded_asks_no_registry(host: Host) -> N
     assert await host.reboot() == "2"
 
 
+async def test_upgrade_to_another_digest_than_expected_fails_before_anything_is_fetched(host: Host) -> None:
+    wanted = await host.publish("2")
+    newest = await host.publish("3")
+
+    error = await host.refused(JobKind.UPGRADE, expect_digest=wanted)
+
+    assert (error.name, error.fields) == ("DigestMismatch", {"expected": wanted, "actual": newest})
+    outcome = await host.done(JobKind.UPGRADE, expect_digest=newest)
+    assert outcome.update is not None
+    assert (outcome.changed, outcome.update.digest) == (True, newest)
+    assert (await host.done(JobKind.UPGRADE, expect_digest=newest)).changed is False
+    assert (await host.refused(JobKind.UPGRADE, from_downloaded=True, expect_digest=newest)).name == (
+        "InvalidArguments"
+    )
+
+
 async def test_upgrade_to_another_tag_is_what_the_host_tracks_from_then_on(host: Host) -> None:
     await host.publish("1", tag="edge")
     name = f"{host.front}/{REPOSITORY}:edge"

@@ -20,6 +20,7 @@ from bootcd.model.errors import (
     InvalidConfig,
     InvalidImage,
     NotBootcSystem,
+    StaleGeneration,
     Unsupported,
     WrongState,
 )
@@ -87,6 +88,21 @@ async def test_change_by_somebody_else_is_seen(
         snapshot = await bench.shown(state="staged")
     assert (snapshot.generation, snapshot.reboot_required) == (2, True)
     assert Event.HOST_CHANGED in [getattr(record, "MESSAGE_ID", "") for record in caplog.records]
+
+
+async def test_job_for_another_generation_of_the_host_is_refused_and_nothing_begins(
+    tmp_path: Path, script: WorkerScript
+) -> None:
+    async with ServiceBench(tmp_path, script) as bench:
+        await bench.shown(state="idle")
+        seen = bench.service.snapshot.generation
+        show_host(script, STAGED)
+        await bench.shown(state="staged")
+        with pytest.raises(StaleGeneration) as refused:
+            await bench.service.begin(JobKind.PIN, SOMEBODY, JobOptions(expect_generation=seen))
+        assert refused.value.fields == {"expected": seen, "actual": seen + 1}
+        assert bench.service.jobs() == ()
+        await bench.service.begin(JobKind.PIN, SOMEBODY, JobOptions(expect_generation=seen + 1))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootcd.model.errors import BootcdError, InvalidLayer, RegistryUnavailable
+from bootcd.model.errors import BootcdError, DigestMismatch, InvalidLayer, RegistryUnavailable
 from bootcd.model.host import (
     BootEntry,
     Host,
@@ -340,6 +340,12 @@ def test_attempts_after_a_failed_upgrade_tell_lasting_failures_from_passing_ones
 def test_attempts_after_a_failed_upgrade_to_nothing_known_remember_no_digest() -> None:
     record = ended(JobKind.UPGRADE, JobState.FAILED, InvalidLayer("bad"))
     assert CHECKED.after(record, digest="") == CHECKED
+
+
+def test_attempts_after_an_upgrade_to_another_digest_than_expected_hold_nothing_against_the_newest() -> None:
+    record = ended(JobKind.UPGRADE, JobState.FAILED, DigestMismatch("another"))
+    named = record.request.model_copy(update={"expect_digest": BOOTED})
+    assert CHECKED.after(record.model_copy(update={"request": named}), digest=NEW) == CHECKED
 
 
 def test_attempts_of_many_digests_keep_the_newest() -> None:

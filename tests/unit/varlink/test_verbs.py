@@ -12,7 +12,7 @@ from bootcd.bus.methods import _JOBS
 from bootcd.model.job import JobOptions, SoftReboot
 from bootcd.varlink.verbs import INTERACTIVE, VERBS, InvalidParameter, checked, job_options
 
-_TYPES = {"bool": "b", "string": "s", "[]string": "as"}
+_TYPES = {"int": "t", "bool": "b", "string": "s", "[]string": "as"}
 
 
 def test_verbs_are_those_of_the_bus() -> None:
