@@ -145,16 +145,18 @@ class Service:
     ) -> JobRecord:
         """Start a job and return it once its worker has accepted it.
 
-        Raises what makes it impossible, at once: StaleGeneration before anything else.
+        Raises what makes it impossible, at once. A call made again with its `job_uuid` gets the same job.
         """
-        self._require_generation(options.expect_generation)
         if kind is JobKind.SWITCH:
             options = options.model_copy(update=_target(options))
+        uuid = options.job_uuid or str(uuid4())
+        request = JobRequest(uuid=uuid, kind=kind, settings=self._settings.worker, **options.model_dump())
+        # First: to what such a call has done already, the host's state has nothing to say.
+        if options.job_uuid and (record := await self._manager.retried(request, requester)):
+            return record
+        self._require_generation(options.expect_generation)
         if not self._manager.busy:
             advance(self._situation, machine.JobStarted(kind))  # for what it raises
-        request = JobRequest(
-            uuid=str(uuid4()), kind=kind, settings=self._settings.worker, **options.model_dump()
-        )
         return await self._manager.create(request, requester)
 
     def _require_generation(self, expected: int | None) -> None:

@@ -29,7 +29,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OPTIONS = Argument("options", "a{sv}")
 _JOB = Argument("job", "o")
 _DEPLOYMENT = Argument("deployment", "s")
-_EXPECTED = {"expect-generation": "t"}
+_UUID = {"job-uuid": "s"}
+_EXPECTED = {"expect-generation": "t", **_UUID}
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +236,7 @@ def _image_time(view: DeploymentView) -> int:
 
 MANAGER = Interface.of(
     "org.bootcd1.Manager",
-    Method("Check", (_OPTIONS,), (_JOB,), options={}, action="check"),
+    Method("Check", (_OPTIONS,), (_JOB,), options=_UUID, action="check"),
     Method(
         "Upgrade",
         (_OPTIONS,),

@@ -103,6 +103,14 @@ class History:
                 log.warning("an entry of the job history cannot be read, ignoring it")
         return records
 
+    def contains(self, uuid: str) -> bool:
+        """Tell whether the job is remembered."""
+
+        def select(database: sqlite3.Connection) -> bool:
+            return database.execute("SELECT 1 FROM jobs WHERE uuid = ?", (uuid,)).fetchone() is not None
+
+        return self._perform(select)
+
     def last_number(self) -> int:
         """Return the highest job number ever added, 0 if none."""
 

@@ -29,6 +29,7 @@ from bootcd.model.errors import (
     Busy,
     Cancelled,
     InternalError,
+    InvalidArguments,
     NoSuchJob,
     NotCancellable,
     error_from_info,
@@ -138,7 +139,7 @@ class JobManager:
         found, Interrupted if the worker ended, and OutOfSpace, InternalError or BackendFailed if the
         job could not be recorded or started.
         """
-        job = self._current
+        job = self._current or self._visible.get(request.uuid)
         if job is None:
             self._last_number += 1
             record = JobRecord(
@@ -156,6 +157,40 @@ class JobManager:
         if job.accepting is not None:
             await asyncio.shield(job.accepting)
         return job.record
+
+    async def retried(self, request: JobRequest, requester: Requester) -> JobRecord | None:
+        """Return the job an earlier call with the same uuid began, once it is accepted; None if none did.
+
+        Raises InvalidArguments if that was another request, or was too long ago.
+        """
+        job = self._visible.get(request.uuid)
+        if job is None and self._current is not None and self._current.uuid == request.uuid:
+            job = self._current
+        if job is None:
+            if await asyncio.to_thread(self._was_used, request.uuid):
+                raise InvalidArguments(
+                    f"there was a job with the uuid {request.uuid}, which ended long ago",
+                    hint="the history tells how it ended; choose another uuid for another job",
+                )
+            return None
+        # Settings may have been read anew in between.
+        asked = request.model_copy(update={"settings": job.record.request.settings})
+        if requester.uid != job.record.requester.uid or not job.record.request.same_work(asked):
+            raise InvalidArguments(
+                f"{request.uuid} is the uuid of another request", hint="choose another uuid for another job"
+            )
+        if job.accepting is not None:
+            await asyncio.shield(job.accepting)
+        return job.record
+
+    def _was_used(self, uuid: str) -> bool:
+        if self._store.directory(uuid).exists():
+            return True
+        try:
+            return self._history.contains(uuid)
+        except OSError as error:
+            log.warning("%s, proceeding without", error)
+            return False
 
     async def cancel(self, uuid: str) -> None:
         """Ask a job to stop; again is no error. Raises NoSuchJob, NotCancellable."""

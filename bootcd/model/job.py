@@ -132,6 +132,8 @@ class JobOptions(_Document):
     "pin, unpin, drop: a role, a number or an id, see `bootcd.ostree.selection`."
     read_only: bool = False
     "usr-overlay: /usr as the image has it for everybody but who mounts over it."
+    job_uuid: Annotated[str, Field(pattern=UUID_PATTERN.replace("^", "^(").replace("$", ")?$"))] = ""
+    "Chosen by the caller, so that a call that is made again begins nothing; empty for a random one."
     expect_digest: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
     "upgrade, switch: take the image of this digest, or none."
     expect_generation: Annotated[int, Field(ge=0)] | None = None
@@ -181,6 +183,7 @@ class JobRequest(JobOptions):
         """Whether both ask for the same thing, so that the second can join the first."""
         alike = {
             "uuid": other.uuid,
+            "job_uuid": other.job_uuid,
             "verified_only": other.verified_only,
             "expect_generation": other.expect_generation,
         }

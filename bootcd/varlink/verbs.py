@@ -47,11 +47,12 @@ class Verb:
 
 _SOFT_REBOOT, _APPLY = {"soft_reboot": "string"}, {"apply": "bool"}
 _APPLIES = {"apply": "apply"}
-_EXPECTED = {"expect_generation": "int"}
+_UUID = {"job_uuid": "string"}
+_EXPECTED = {"expect_generation": "int", **_UUID}
 _DEPLOYMENT = {"deployment": "string"}
 
 VERBS: dict[str, Verb] = {
-    "Check": Verb(JobKind.CHECK, "check"),
+    "Check": Verb(JobKind.CHECK, "check", _UUID),
     "Upgrade": Verb(
         JobKind.UPGRADE,
         "upgrade",

@@ -17,6 +17,7 @@ from bootcd.host.journal import Event
 from bootcd.model.errors import (
     BackendFailed,
     Busy,
+    InvalidArguments,
     InvalidConfig,
     InvalidImage,
     NotBootcSystem,
@@ -103,6 +104,28 @@ async def test_job_for_another_generation_of_the_host_is_refused_and_nothing_beg
         assert refused.value.fields == {"expected": seen, "actual": seen + 1}
         assert bench.service.jobs() == ()
         await bench.service.begin(JobKind.PIN, SOMEBODY, JobOptions(expect_generation=seen + 1))
+
+
+UUID = "00000000-0000-4000-8000-0000000000aa"
+
+
+async def test_call_made_again_with_its_uuid_gets_the_same_job_and_begins_nothing(
+    tmp_path: Path, script: WorkerScript
+) -> None:
+    script.steps(["ready"], *TAKEN)
+    other = SOMEBODY.model_copy(update={"uid": SOMEBODY.uid + 1})
+    async with ServiceBench(tmp_path, script) as bench:
+        await bench.shown(state="idle")
+        options = JobOptions(job_uuid=UUID, expect_generation=bench.service.snapshot.generation)
+        record = await bench.service.begin(JobKind.UPGRADE, SOMEBODY, options)
+        assert record.request.uuid == UUID
+        ended = await bench.service.wait(UUID)
+        again = await bench.service.begin(JobKind.UPGRADE, SOMEBODY, options)
+        assert again == ended
+        for kind, requester in ((JobKind.CHECK, SOMEBODY), (JobKind.UPGRADE, other)):
+            with pytest.raises(InvalidArguments, match="of another request"):
+                await bench.service.begin(kind, requester, options)
+        assert len(bench.service.jobs()) == 1
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from bootcd.model.errors import (
     Busy,
     Cancelled,
     Interrupted,
+    InvalidArguments,
     NoSuchJob,
     NotCancellable,
     OutOfSpace,
@@ -459,6 +460,18 @@ async def test_ended_job_lingers_and_is_then_forgotten(tmp_path: Path, script: W
         with pytest.raises(NoSuchJob):
             await bench.manager.wait(record.request.uuid)
         assert await bench.manager.history(10) == [ended]
+
+
+async def test_uuid_of_a_job_that_was_forgotten_begins_no_other(tmp_path: Path, script: WorkerScript) -> None:
+    long_ago = ended_record(1, script.request())
+    async with JobBench(tmp_path, limits=Limits(linger_secs=0.2)) as bench:
+        await asyncio.to_thread(bench.history.add, long_ago)
+        assert await bench.manager.retried(script.request(), SOMEBODY) is None
+        kept = await bench.manager.create(script.request(), SOMEBODY)
+        await bench.until(lambda event: isinstance(event, JobForgotten))
+        for request in (kept.request, long_ago.request):
+            with pytest.raises(InvalidArguments, match="ended long ago"):
+                await bench.manager.retried(request, SOMEBODY)
 
 
 async def test_lingering_jobs_are_bounded(
