@@ -88,6 +88,12 @@ def build_parser() -> argparse.ArgumentParser:
     upgrade.add_argument(
         "--tag", default="", metavar="TAG", help="take this tag of the image, and track it from now on"
     )
+    upgrade.add_argument(
+        "--expect-digest",
+        default="",
+        metavar="D",
+        help="fail if the newest version has another digest by now",
+    )
     _soft_reboot(upgrade)
     _staging(upgrade)
 
@@ -295,7 +301,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     options = build_parser().parse_args(argv, defaults)
     if options.verb == "upgrade" and options.check:
-        others = ("download_only", "from_downloaded", "tag", "soft_reboot", "apply")
+        others = ("download_only", "from_downloaded", "tag", "expect_digest", "soft_reboot", "apply")
         if given := [f"--{name.replace('_', '-')}" for name in others if getattr(options, name)]:
             raise Failure("InvalidArguments", f"--check changes nothing, so {given[0]} does not go with it")
         options.verb = "check"

@@ -47,7 +47,7 @@ _METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
 "Verbs that start a job: the method, and what of the command line are its arguments."
 _OPTIONS = (
     *("transport", "download_only", "from_downloaded", "tag", "retain", "soft_reboot", "apply"),
-    *("delete", "replace", "append", "read_only", "enforce_container_sigpolicy"),
+    *("delete", "replace", "append", "read_only", "enforce_container_sigpolicy", "expect_digest"),
 )
 "What of the command line are options of the method, by its name there."
 _DEFAULTS = {"transport": "registry"}

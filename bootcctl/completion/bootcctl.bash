@@ -51,7 +51,7 @@ _bootcctl() {
             mapfile -t COMPREPLY < <(compgen -W 'required auto' -- "$current")
             return
             ;;
-        kargs:--delete | kargs:--replace | kargs:--append | upgrade:--tag)
+        kargs:--delete | kargs:--replace | kargs:--append | upgrade:--tag | upgrade:--expect-digest)
             return
             ;;
         history:-n | history:--limit)
@@ -66,7 +66,7 @@ _bootcctl() {
         apply) words="$common --soft-reboot --no-wait" ;;
         upgrade)
             words="$common --check --download-only --from-downloaded --tag --soft-reboot --apply --no-wait"
-            words="$words --progress-fd"
+            words="$words --progress-fd --expect-digest"
             ;;
         switch)
             words="$common --transport --enforce-container-sigpolicy --retain --download-only --soft-reboot"

@@ -50,6 +50,7 @@ complete -c bootcctl -n '__fish_seen_subcommand_from upgrade switch rollback kar
 complete -c bootcctl -n '__fish_seen_subcommand_from check upgrade switch rollback edit apply kargs pin unpin drop usr-overlay cancel' -l no-wait -d 'Return at once'
 complete -c bootcctl -n '__fish_seen_subcommand_from upgrade' -l from-downloaded -d 'Take what is staged'
 complete -c bootcctl -n '__fish_seen_subcommand_from upgrade' -l tag -x -d 'Track this tag'
+complete -c bootcctl -n '__fish_seen_subcommand_from upgrade' -l expect-digest -x -d 'Fail if the newest is another'
 complete -c bootcctl -n '__fish_seen_subcommand_from switch' -l retain -d 'Keep the ref followed before'
 complete -c bootcctl -n '__fish_seen_subcommand_from upgrade switch rollback apply' -l soft-reboot -x -a 'required auto' -d 'Reboot user space alone'
 complete -c bootcctl -n '__fish_seen_subcommand_from kargs' -l delete -x -d 'Take an argument out'

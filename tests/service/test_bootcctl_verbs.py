@@ -209,6 +209,10 @@ async def test_check_without_an_update_exits_77(
         (["rollback", "--apply"], ("rollback", {"apply": True})),
         (["apply"], ("apply", {})),
         (["apply", "--soft-reboot=auto"], ("apply", {"soft_reboot": "auto"})),
+        (
+            ["upgrade", f"--expect-digest=sha256:{'a' * 64}"],
+            ("upgrade", {"expect_digest": f"sha256:{'a' * 64}"}),
+        ),
         (["upgrade", "--from-downloaded"], ("upgrade", {"from_downloaded": True})),
         (
             ["upgrade", "--tag", "edge", "--soft-reboot", "required"],
