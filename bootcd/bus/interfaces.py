@@ -292,7 +292,7 @@ MANAGER = Interface.of(
     Method("Unpin", (_DEPLOYMENT, _OPTIONS), (_JOB,), options=_EXPECTED, action="pin"),
     Method("Drop", (_DEPLOYMENT, _OPTIONS), (_JOB,), options=_EXPECTED, action="drop"),
     Method("OverlayUsr", (_OPTIONS,), (_JOB,), options={"read-only": "b", **_EXPECTED}, action="usr-overlay"),
-    Method("GetStatus", (_OPTIONS,), (Argument("status", "s"),), options={}),
+    Method("GetStatus", (_OPTIONS,), (Argument("status", "s"),), options={"wait-generation": "t"}),
     Method("GetHistory", (_OPTIONS,), (Argument("entries", "aa{sv}"),), options={"limit": "u"}),
     Method("GetNotes", (_OPTIONS,), (Argument("notes", "s"),), options={}),
     Method(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from bootcd.agent.snapshot import Change, Snapshot
+from bootcd.agent.snapshot import Change, Snapshot, SnapshotChanged
 from bootcd.bus.dispatch import Call, Descriptor, Handler, Handlers
 from bootcd.bus.interfaces import JOB, MANAGER, history_entry, outcome_entries
 from bootcd.bus.publisher import Publisher
@@ -80,7 +81,26 @@ class Methods:
                     await self._service.host_ready()
             except TimeoutError:
                 raise BackendFailed("the host has not been looked at yet", hint="try again shortly") from None
+        await self._reach_generation(call.options.get("wait-generation", 0))
         return [self._service.snapshot.host_json]
+
+    async def _reach_generation(self, wanted: int) -> None:
+        """Return once the host is of a generation, or after a while as it is."""
+        reached = asyncio.Event()
+
+        def observe(change: Change) -> None:
+            if isinstance(change, SnapshotChanged) and change.snapshot.generation >= wanted:
+                reached.set()
+
+        if self._service.snapshot.generation >= wanted:
+            return
+        unsubscribe = self._service.subscribe(observe)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HOST_SECS):
+                    await reached.wait()
+        finally:
+            unsubscribe()
 
     async def _get_history(self, call: Call) -> list[Any]:
         limit = call.options.get("limit", _HISTORY_DEFAULT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from dbus_fast import Message, MessageFlag, Variant
 
+from bootcd.bus import methods
 from bootcd.bus.frontend import Frontend
 from bootcd.bus.interfaces import ROOT_PATH
 from bootcd.model.errors import Busy, InvalidImage, NoSuchJob, WrongState
@@ -153,6 +155,25 @@ async def test_deeply_nested_argument_does_not_cost_the_connection(peer: Peer, f
         answer = await peer.call(ROOT_PATH, MANAGER_NAME, "GetStatus", "a{sv}", [{"x-deep": value}])
         assert answer.error == ""
     assert front._connection is owner
+
+
+async def test_status_of_a_generation_comes_with_it_or_after_a_while_as_it_is(
+    peer: Peer, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def status(generation: int) -> str:
+        options = {"wait-generation": Variant("t", generation)}
+        return str((await peer.call(ROOT_PATH, MANAGER_NAME, "GetStatus", "a{sv}", [options])).value())
+
+    now = service.snapshot.generation
+    await status(now)
+    waiting = asyncio.create_task(status(now + 2))
+    service.update(host_json="{}", generation=now + 1)
+    await peer.call(ROOT_PATH, MANAGER_NAME, "GetStatus", "a{sv}", [{}])
+    assert not waiting.done()
+    service.update(host_json='{"new": true}', generation=now + 2)
+    assert await waiting == '{"new": true}'
+    monkeypatch.setattr(methods, "_HOST_SECS", 0.1)
+    assert await status(now + 3) == '{"new": true}'
 
 
 # Errors
