@@ -61,7 +61,7 @@ from bootcd.ostree.image import Image, check_bootable, missing_layers
 from bootcd.ostree.importer import INDEX_DIGEST_KEY, Importer
 from bootcd.ostree.sysroot import Sysroot
 from bootcd.ostreefmt.metadata import cached_update_metadata, parse_merge_metadata
-from bootcd.ostreefmt.origin import REGISTRY, SignaturePolicy, TrackedImage
+from bootcd.ostreefmt.origin import REGISTRY, RemoteSignature, SignaturePolicy, TrackedImage
 from bootcd.podman import BoundImageStore
 
 log = logging.getLogger(__name__)
@@ -184,7 +184,9 @@ class Pulls:
             here = same and self._sysroot.image_digest(newest) == resolved.digest
             if here and self._sysroot.staged is None:
                 return Outcome(state=JobState.DONE)
-            verdict = await self._trust.judge(tracked, source, resolved)
+            verdict = await self._trust.judge(
+                tracked, source, resolved, verified_only=request.verified_only
+            )
             if here:
                 return await self._relock(request, tracked, resolved, verdict, report)
             return await self._take(request, source, tracked, resolved, verdict, report)
@@ -230,6 +232,7 @@ class Pulls:
             counted = ImportProgress()
             async with _ticking(lambda: report(_progress(counted, image))):
                 result = await importer.run(image, source.open_blob, counted)
+            update = update.model_copy(update={"trust": result.verdict})
             done = _progress(counted, image)
             bound = await asyncio.to_thread(read_bound_images, repository, result.commit)
             await self._pull_bound(bound, report)
@@ -389,6 +392,7 @@ def _image(tracked: TrackedImage, resolved: ResolvedImage, verdict: Verdict) -> 
         config=resolved.config,
         config_json=_text(resolved.config_bytes),
         verdict=verdict,
+        remote=tracked.signature.remote if isinstance(tracked.signature, RemoteSignature) else "",
     )
 
 

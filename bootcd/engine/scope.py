@@ -12,7 +12,7 @@ from bootcd.model.trust import TrustPolicy
 from bootcd.oci.reference import DOCKER_HUB, ImageReference, parse_reference
 from bootcd.oci.trust.policy import Matched, Policy
 from bootcd.oci.trust.scopes import DOCKER, path_scopes, registry_scopes, storage_scopes
-from bootcd.ostreefmt.origin import TrackedImage
+from bootcd.ostreefmt.origin import RemoteSignature, TrackedImage
 from bootcd.signatures.policyfile import load_policy
 
 
@@ -30,6 +30,11 @@ def look_up(policy: Policy, tracked: TrackedImage) -> Matched:
             return policy.match(tracked.transport, storage_scopes(_stored(tracked.name)))
         case _:
             return policy.match(tracked.transport, ())
+
+
+def verifies(matched: Matched, tracked: TrackedImage) -> bool:
+    """Whether nothing of an image comes in unsigned: by the policy, or as it is followed."""
+    return matched.verifies or isinstance(tracked.signature, RemoteSignature)
 
 
 def _stored(name: str) -> ImageReference | None:
@@ -52,4 +57,4 @@ def tracked_policy(root: Path, tracked: TrackedImage | None) -> TrustPolicy:
         matched = look_up(load_policy(root), tracked)
     except BootcdError as error:
         return TrustPolicy(problem=error.message)
-    return TrustPolicy(scope=matched.scope, verifies=matched.verifies)
+    return TrustPolicy(scope=matched.scope, verifies=verifies(matched, tracked))

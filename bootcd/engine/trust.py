@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bootcd.engine.scope import look_up
+from bootcd.engine.scope import look_up, verifies
 from bootcd.engine.source import ImageSource, SignedSource
 from bootcd.host.clock import Clock
 from bootcd.model.errors import AccessDenied, SignatureRejected
@@ -20,7 +20,7 @@ from bootcd.oci.trust.attachment import Attachment
 from bootcd.oci.trust.identity import Named
 from bootcd.oci.trust.policy import Matched, Reject
 from bootcd.oci.trust.stored import parse_stored
-from bootcd.ostreefmt.origin import REGISTRY, RemoteSignature, SignaturePolicy, TrackedImage
+from bootcd.ostreefmt.origin import REGISTRY, SignaturePolicy, TrackedImage
 from bootcd.signatures.policyfile import load_policy
 
 _ATTACHMENTS_HINT = (
@@ -39,21 +39,14 @@ class Trust:
 
         Raises SignatureRejected, or InvalidConfig for a policy that is malformed or missing.
         """
-        matched = self._matched(tracked)
-        if verified_only and not matched.verifies:
+        self._matched(tracked, verified_only)
+
+    def _matched(self, tracked: TrackedImage, verified_only: bool) -> Matched:
+        matched = look_up(load_policy(self._root), tracked)
+        if verified_only and not verifies(matched, tracked):
             raise AccessDenied(
                 "the signature policy now lets this image in unsigned, which takes more privilege",
                 hint="try again",
-            )
-
-    def _matched(self, tracked: TrackedImage) -> Matched:
-        matched = look_up(load_policy(self._root), tracked)
-        if isinstance(tracked.signature, RemoteSignature):
-            raise SignatureRejected(
-                f"{tracked.name} has to be signed by the ostree remote {tracked.signature.remote}, "
-                "which cannot be verified yet",
-                hint="use bootc for this image for now",
-                image=tracked.name,
             )
         if any(isinstance(requirement, Reject) for requirement in matched.requirements):
             raise SignatureRejected(
@@ -76,12 +69,21 @@ class Trust:
             )
         return matched
 
-    async def judge(self, tracked: TrackedImage, source: ImageSource, resolved: ResolvedImage) -> Verdict:
-        """Return why the image is let in.
+    async def judge(
+        self,
+        tracked: TrackedImage,
+        source: ImageSource,
+        resolved: ResolvedImage,
+        *,
+        verified_only: bool = False,
+    ) -> Verdict:
+        """Return why the policy lets the image in; what an ostree remote says of it comes with the import.
+
+        `verified_only` as for `require_possible`: the policy may have changed since.
 
         Raises SignatureRejected if it is not, InvalidConfig, and what reading its signatures raises.
         """
-        matched = self._matched(tracked)
+        matched = self._matched(tracked, verified_only)
         if not matched.verifies:
             return Verdict(scope=matched.scope)
         # Half of a worker's start; most hosts' images are let in without.

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bootcd.model.errors import BootcdError, InvalidManifest, NotBootable, Unsupported
+from bootcd.model.trust import Verdict
 from bootcd.oci.manifest import Descriptor
 from bootcd.ostree.chunk import InnerCommit, ObjectSet, import_objects, read_complete_tree, write_chunk_commit
 from bootcd.ostree.derived import is_labelled_by, write_layer_commit
@@ -30,6 +31,7 @@ from bootcd.ostree.libostree import host_errors
 from bootcd.ostree.prepare_root import CONFIG_PATHS, MAX_CONFIG_BYTES, root_is_of_image
 from bootcd.ostree.repository import Repository, Transaction
 from bootcd.ostree.sepolicy import Policy, read_policy, read_policy_of
+from bootcd.ostree.signature import verify_commit
 from bootcd.ostree.store import ObjectStore
 from bootcd.ostree.stream import BytePipe, ByteSource, cancelled
 from bootcd.ostree.tree import Directory
@@ -77,6 +79,8 @@ class Base:
 
     commit: str
     tree: Directory
+    verdict: Verdict | None
+    "Whose signature it has, where one was asked for."
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +282,11 @@ class Fetch:
         else:
             checksum, contents, meta = inner.checksum.hex(), inner.contents, inner.meta
         what = f"the ostree commit of {self._image.reference}"
+        verdict = None
+        if self._image.remote:
+            # One from the layer cache as well: it may have come for an image that nobody had to sign.
+            signed = (inner.data, inner.detached) if inner else self._repository.read_commit(checksum)
+            verdict = verify_commit(self._repository.repo, self._image.remote, *signed, what=what)
         with host_errors(f"read {what}", path=str(self._repository.path)):
             tree = read_complete_tree(
                 contents,
@@ -294,7 +303,7 @@ class Fetch:
                 self._repository.write_detached_metadata(checksum, inner.detached)
             self._commits[layer] = checksum
             batch.refs[blob_ref(layer)] = checksum
-        return Base(checksum, tree)
+        return Base(checksum, tree, verdict)
 
     def _object_finder(self) -> Callable[[bytes, str], bool]:
         files = set().union(*self._chunks.values())

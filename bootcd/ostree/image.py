@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from bootcd.model.errors import InvalidManifest, NotBootable
+from bootcd.model.errors import InvalidManifest, NotBootable, SignatureRejected
 from bootcd.model.trust import Verdict
 from bootcd.oci.manifest import Descriptor, ImageConfig, ImageManifest
 from bootcd.ostree.repository import Repository
@@ -38,6 +38,8 @@ class Image:
     "Digest of the index the manifest was chosen from, if it came from one."
     verdict: Verdict | None = None
     "Why the host's signature policy lets it in."
+    remote: str = ""
+    "The ostree remote that has to have signed the commit the image was made from."
 
 
 class Role(Enum):
@@ -58,7 +60,31 @@ def check_bootable(image: Image) -> None:
             f"{image.reference} has neither label containers.bootc nor ostree.bootable",
             hint="it is an image of a container, not of a host",
         )
-    layer_roles(image.manifest, image.config)
+    roles = set(layer_roles(image.manifest, image.config).values())
+    if image.remote:
+        _check_can_be_signed(image, roles)
+
+
+def _check_can_be_signed(image: Image, roles: set[Role]) -> None:
+    """Refuse an image with anything in it that the signature of its ostree commit does not cover."""
+    if Role.COMMIT not in roles:
+        lacks = "holds no ostree commit"
+    elif Role.DERIVED in roles and not (image.verdict and image.verdict.verified):
+        lacks = "has layers on top of its ostree commit, which nobody signed"
+    else:
+        return
+    raise SignatureRejected(
+        f"{image.reference} has to be signed by the ostree remote {image.remote}, and {lacks}",
+        hint="follow an image that is made of the signed commit alone, or this one by: bootcctl switch",
+        image=image.reference,
+        scope=remote_scope(image.remote),
+        requirement="ostree-remote-image",
+    )
+
+
+def remote_scope(remote: str) -> str:
+    """Return what a verdict by the keys of an ostree remote calls its scope."""
+    return f"ostree remote {remote}"
 
 
 def layer_roles(manifest: ImageManifest, config: ImageConfig) -> dict[str, Role]:

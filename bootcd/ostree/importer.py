@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from bootcd.model.errors import NotBootable
+from bootcd.model.trust import Verdict
 from bootcd.ostree.content import Contents
 from bootcd.ostree.derived import read_layer_tree, write_layer_commit
 from bootcd.ostree.fetch import Base, Fetch, ImportProgress, OpenBlob, to_its_end
@@ -41,6 +42,7 @@ INDEX_DIGEST_KEY = "bootcd.index-digest"
 @dataclass(frozen=True, slots=True)
 class ImportResult:
     commit: str
+    verdict: Verdict | None
     bytes_fetched: int
     dropped: Counter[str] = field(default_factory=Counter)
     "Archive entries left out, by top-level directory or kind."
@@ -102,7 +104,12 @@ class Importer:
             except BaseException:
                 await to_its_end(fetch.abandon)
                 raise
-        return ImportResult(refs[image_ref(image.reference)], progress.bytes_done, fetch.dropped)
+        return ImportResult(
+            commit=refs[image_ref(image.reference)],
+            verdict=_verdict(image, fetch.base),
+            bytes_fetched=progress.bytes_done,
+            dropped=fetch.dropped,
+        )
 
     def _merge(self, image: Image, fetch: Fetch) -> dict[str, str]:
         """Write the commit of the whole image; returns the refs to set, that to the image among them."""
@@ -134,8 +141,8 @@ class Importer:
             metadata = merge_commit_metadata(image.digest, image.manifest_json, image.config_json)
             if image.index_digest:
                 metadata[INDEX_DIGEST_KEY] = image.index_digest
-            if image.verdict:
-                metadata[TRUST] = image.verdict.model_dump_json()
+            if verdict := _verdict(image, base):
+                metadata[TRUST] = verdict.model_dump_json()
             refs[image_ref(image.reference)] = repository.write_commit(
                 store,
                 contents=contents,
@@ -164,6 +171,13 @@ class Importer:
     def _timestamp(self, image: Image) -> int:
         created = image.manifest.created or image.config.created_at or self._now
         return max(0, int(created.timestamp()))
+
+
+def _verdict(image: Image, base: Base | None) -> Verdict | None:
+    """Return why the image is let in: a signature of all of it counts for more than one of its commit."""
+    if image.verdict and image.verdict.verified:
+        return image.verdict
+    return base.verdict if base and base.verdict else image.verdict
 
 
 def _overlaid(base: Base | None, layers: list[Directory]) -> Directory | None:

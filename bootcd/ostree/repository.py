@@ -165,6 +165,13 @@ class Repository:
         with host_errors(f"write the metadata of commit {checksum}", path=str(self.path)):
             self.repo.write_commit_detached_metadata(checksum, _variant("a{sv}", data), None)
 
+    def read_commit(self, checksum: str) -> tuple[bytes, bytes | None]:
+        """Return a commit's object and its detached metadata: what signatures are over and where they are."""
+        with host_errors(f"read commit {checksum}", path=str(self.path)):
+            _, commit, _ = self.repo.load_commit(checksum)
+            _, detached = self.repo.read_commit_detached_metadata(checksum, None)
+        return _bytes(commit), None if detached is None else _bytes(detached)
+
     def mark_complete(self, checksum: str) -> None:
         """Say that all a commit refers to is here."""
         with host_errors(f"mark commit {checksum} as complete", path=str(self.path)):
