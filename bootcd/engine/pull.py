@@ -43,7 +43,7 @@ from bootcd.model.job import (
     Progress,
     WorkerSettings,
 )
-from bootcd.model.trust import Verdict
+from bootcd.model.trust import Verdict, parse_verdict
 from bootcd.oci.changes import layer_changes
 from bootcd.oci.manifest import (
     ImageManifest,
@@ -60,7 +60,7 @@ from bootcd.ostree.garbage import drop_unused_refs
 from bootcd.ostree.image import Image, check_bootable, missing_layers
 from bootcd.ostree.importer import INDEX_DIGEST_KEY, Importer
 from bootcd.ostree.sysroot import Sysroot
-from bootcd.ostreefmt.metadata import cached_update_metadata, parse_merge_metadata
+from bootcd.ostreefmt.metadata import TRUST, cached_update_metadata, parse_merge_metadata
 from bootcd.ostreefmt.origin import REGISTRY, RemoteSignature, SignaturePolicy, TrackedImage
 from bootcd.podman import BoundImageStore
 
@@ -184,9 +184,7 @@ class Pulls:
             here = same and self._sysroot.image_digest(newest) == resolved.digest
             if here and self._sysroot.staged is None:
                 return Outcome(state=JobState.DONE)
-            verdict = await self._trust.judge(
-                tracked, source, resolved, verified_only=request.verified_only
-            )
+            verdict = await self._trust.judge(tracked, source, resolved, verified_only=request.verified_only)
             if here:
                 return await self._relock(request, tracked, resolved, verdict, report)
             return await self._take(request, source, tracked, resolved, verdict, report)
@@ -201,6 +199,9 @@ class Pulls:
     ) -> Outcome:
         """The wanted image is staged already: only whether a reboot applies it may change."""
         update = self._describe(tracked, _image(tracked, resolved, verdict))
+        if update.trust is None:
+            metadata = self._sysroot.repository.commit_metadata(self._sysroot.newest.get_csum())
+            update = update.model_copy(update={"trust": parse_verdict(metadata.get(TRUST, ""))})
         if self._sysroot.is_staged_locked() == request.download_only:
             return Outcome(state=JobState.DONE, update=update)
         report(Progress(phase=Phase.STAGE, cancellable=False))
@@ -383,6 +384,7 @@ def _require_expected(request: JobRequest, digests: set[str]) -> None:
 
 
 def _image(tracked: TrackedImage, resolved: ResolvedImage, verdict: Verdict) -> Image:
+    remote = tracked.signature.remote if isinstance(tracked.signature, RemoteSignature) else ""
     return Image(
         reference=tracked.image_ref_name,
         digest=resolved.digest,
@@ -391,8 +393,9 @@ def _image(tracked: TrackedImage, resolved: ResolvedImage, verdict: Verdict) -> 
         manifest_json=_text(resolved.manifest_bytes),
         config=resolved.config,
         config_json=_text(resolved.config_bytes),
-        verdict=verdict,
-        remote=tracked.signature.remote if isinstance(tracked.signature, RemoteSignature) else "",
+        # That the policy asks for nothing is not why an image comes in which a remote has to sign.
+        verdict=verdict if verdict.verified or not remote else None,
+        remote=remote,
     )
 
 

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from bootcd.model.job import JobKind
+from bootcd.model.report import HostReport
 from tests.service.test_kill import forget_update
 from tests.support.chunked_host import Site
 from tests.support.host import PYTHON
 from tests.support.machine import Machine
 from tests.support.oci_image import Layer, file, make_layer, whiteout
 from tests.support.registry import Registry
+from tests.support.signing import Gpg
 from tests.support.tree import Tree, differences, scan_tree
 
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(120)]
@@ -88,6 +91,49 @@ async def test_chunked_image_is_deployed_upgraded_and_cleaned_up(site: Site) -> 
     )
     assert await lost.wait() != 0
     await machine.ostree("fsck", "--quiet", f"--repo={machine.repo}")
+
+
+async def test_host_of_an_ostree_remote_takes_what_it_signed_and_shows_by_whom(site: Site) -> None:
+    machine = site.machine
+    await site.publish("1")
+    await site.deploy_and_boot()
+    (origin,) = machine.sysroot.glob("ostree/deploy/*/deploy/*.origin")
+    origin.write_text(f"[origin]\ncontainer-image-reference=ostree-remote-registry:vendor:{site.reference}\n")
+    async with Gpg(site.directory / "gpg") as gpg:
+        keys = {name: await gpg.make_key(name) for name in ("right", "wrong")}
+        (exported := site.directory / "key.gpg").write_bytes(await gpg.export("right", armor=False))
+        remote = ["--set=gpg-verify=true", f"--gpg-import={exported}", "vendor", "https://vendor.invalid"]
+        await machine.ostree("remote", f"--repo={machine.repo}", "add", *remote)
+
+        def signed_by(name: str) -> list[str]:
+            return [f"--gpg-sign={keys[name]}", f"--gpg-homedir={gpg.home}"]
+
+        await site.publish("2", sign=signed_by("wrong"))
+        refused = await site.run(JobKind.UPGRADE, verified_only=True)
+        assert refused.error is not None
+        assert refused.error.name == "SignatureRejected"
+        assert refused.error.fields["scope"] == "ostree remote vendor"
+        assert (await site.status())["staged"] is None
+
+        third, _ = await site.publish("3", sign=signed_by("right"))
+        found = (await site.run(JobKind.CHECK)).update
+        assert found is not None
+        assert found.trust is None, "nobody can know before the commit is here"
+        taken = await site.run(JobKind.UPGRADE, verified_only=True, download_only=True)
+        assert taken.error is None, taken.error
+        assert taken.update is not None
+        assert taken.update.trust is not None
+        assert (taken.update.trust.method, taken.update.trust.key) == ("ostree", keys["right"])
+        unlocked = await site.run(JobKind.UPGRADE, verified_only=True)
+        assert unlocked.update is not None
+        assert unlocked.update.trust == taken.update.trust
+    inspected = await machine.run([str(PYTHON), "-m", "bootcd.worker", "inspect"])
+    report = HostReport.model_validate_json(inspected.stdout)
+    assert report.trust.verifies
+    assert report.host.status.staged is not None
+    assert report.host.status.staged.image is not None
+    assert report.host.status.staged.image.image_digest == third.digest
+    assert taken.update.trust in [details.trust for details in report.deployments.values()]
 
 
 async def test_worker_killed_at_many_moments_never_leaves_half_a_commit(site: Site) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bootcd.model.job import JobKind, Outcome
 from tests.support.chunked_image import encapsulate
@@ -38,8 +40,13 @@ class Site:
     def reference(self) -> str:
         return f"{self.registry.host}/os:1"
 
-    async def publish(self, version: str, *derived: Layer, files: int = 0) -> tuple[Image, str]:
-        """Commit and push a version, with this many files more; returns image and the commit it is of."""
+    async def publish(
+        self, version: str, *derived: Layer, files: int = 0, sign: Sequence[str] = ()
+    ) -> tuple[Image, str]:
+        """Commit and push a version, with this many files more; returns image and the commit it is of.
+
+        `sign` is of options to `ostree commit`.
+        """
         tree = minimal_tree(self.directory / f"tree-{version}", version)
         (tree / "usr/share").mkdir()
         (tree / "usr/share/same").write_text("the same in all versions\n" * 1000)
@@ -49,7 +56,7 @@ class Site:
             path.write_bytes(RANDOM.randbytes(RANDOM.randrange(20_000)))
         commit = ["commit", f"--tree=dir={tree}", "--branch=os", f"--add-metadata-string=version={version}"]
         done = subprocess.run(
-            ["ostree", f"--repo={self.repo}", *commit], check=True, capture_output=True, text=True
+            ["ostree", f"--repo={self.repo}", *commit, *sign], check=True, capture_output=True, text=True
         )
         checksum = done.stdout.strip()
         labels = {"org.opencontainers.image.version": version}
@@ -68,15 +75,22 @@ class Site:
         assert outcome.error is None, outcome.error
         await self.machine.boot()
 
-    async def start_upgrade(self) -> tuple[Path, Process]:
+    async def start(self, kind: JobKind, **options: Any) -> tuple[Path, Process]:
         """Start a worker; returns its job directory and the process."""
-        job, _ = prepare_job(self.machine.path("/run"), JobKind.UPGRADE, registry=self.registry.host)
+        job, _ = prepare_job(self.machine.path("/run"), kind, registry=self.registry.host, **options)
         return job, await self.machine.popen(worker_command(Path("/run/jobs") / job.name))
 
-    async def upgrade(self) -> Outcome:
-        job, process = await self.start_upgrade()
+    async def start_upgrade(self) -> tuple[Path, Process]:
+        return await self.start(JobKind.UPGRADE)
+
+    async def run(self, kind: JobKind, **options: Any) -> Outcome:
+        """Run a worker to its end, whatever comes of it."""
+        job, process = await self.start(kind, **options)
         await process.wait()
-        outcome = Outcome.model_validate_json((job / "outcome.json").read_bytes())
+        return Outcome.model_validate_json((job / "outcome.json").read_bytes())
+
+    async def upgrade(self) -> Outcome:
+        outcome = await self.run(JobKind.UPGRADE)
         assert outcome.error is None, outcome.error
         return outcome
 

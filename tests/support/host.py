@@ -203,11 +203,17 @@ async def run_worker(
 
 
 def prepare_job(
-    directory: Path, kind: JobKind, *, image: str = "", sysroot: Path = Path("/"), registry: str = ""
+    directory: Path,
+    kind: JobKind,
+    *,
+    image: str = "",
+    sysroot: Path = Path("/"),
+    registry: str = "",
+    **options: Any,
 ) -> tuple[Path, JobRequest]:
-    """Write a job directory as the daemon does."""
+    """Write a job directory as the daemon does; `options` are more of the request."""
     settings = WorkerSettings(sysroot=str(sysroot), insecure_registries=frozenset({registry}))
-    request = JobRequest(uuid=str(uuid4()), kind=kind, image=image, settings=settings)
+    request = JobRequest(uuid=str(uuid4()), kind=kind, image=image, settings=settings, **options)
     job = directory / "jobs" / request.uuid
     job.mkdir(parents=True)
     (job / "request.json").write_text(request.model_dump_json())
