@@ -18,6 +18,8 @@ from bootcd.ostree.libostree import GLib, OSTree, one_line
 log = logging.getLogger(__name__)
 
 _GPG_SIGNATURES = "ostree.gpgsigs"
+_DICTIONARY = GLib.VariantType.new("a{sv}")
+_BYTE_STRINGS = GLib.VariantType.new("aay")
 
 
 def verify_commit(repo: Any, remote: str, commit: bytes, detached: bytes | None, *, what: str) -> Verdict:
@@ -27,7 +29,7 @@ def verify_commit(repo: Any, remote: str, commit: bytes, detached: bytes | None,
         SignatureRejected: none with a key of the remote, or there is no such remote or one that verifies
             nothing.
     """
-    data, metadata = GLib.Bytes.new(commit), GLib.Bytes.new(detached or _bytes(GLib.Variant("a{sv}", {})))
+    data, metadata = GLib.Bytes.new(commit), GLib.Bytes.new(detached or b"")
     try:
         verified, _ = repo.signature_verify_commit_data(remote, data, metadata, OSTree.RepoVerifyFlags.NONE)
         reason = "the remote verifies nothing"
@@ -46,9 +48,9 @@ def verify_commit(repo: Any, remote: str, commit: bytes, detached: bytes | None,
 
 def _signer(repo: Any, remote: str, data: Any, detached: bytes) -> tuple[str, datetime | None]:
     """Return fingerprint and time of the first valid OpenPGP signature, for show: it decides nothing."""
-    kind = GLib.VariantType.new("a{sv}")
-    entries = GLib.Variant.new_from_bytes(kind, GLib.Bytes.new(detached), False).unpack()
-    signatures = b"".join(map(bytes, entries.get(_GPG_SIGNATURES, [])))
+    entries = GLib.Variant.new_from_bytes(_DICTIONARY, GLib.Bytes.new(detached), False)
+    found = entries.lookup_value(_GPG_SIGNATURES, _BYTE_STRINGS)
+    signatures = b"".join(map(bytes, found.unpack())) if found else b""
     attributes = OSTree.GpgSignatureAttr
     wanted = [attributes.VALID, attributes.FINGERPRINT, attributes.TIMESTAMP]
     try:
@@ -60,7 +62,3 @@ def _signer(repo: Any, remote: str, data: Any, detached: bytes) -> tuple[str, da
     except (GLib.Error, OverflowError, OSError) as error:
         log.debug("%s: who signed is not known: %s", remote, error)
     return "", None
-
-
-def _bytes(variant: Any) -> bytes:
-    return bytes(variant.get_data_as_bytes().get_data() or b"")
