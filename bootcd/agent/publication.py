@@ -24,7 +24,7 @@ import asyncio
 import json
 import logging
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,10 @@ from bootcd.agent.snapshot import Snapshot
 from bootcd.host.files import write_atomic
 from bootcd.model.host import BootEntry
 from bootcd.model.job import JobRecord
+from bootcd.model.moment import microseconds
 from bootcd.model.trust import Verdict
 
 log = logging.getLogger(__name__)
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def render_service(snapshot: Snapshot, active: JobRecord | None) -> bytes:
@@ -138,4 +137,4 @@ def _id(entry: BootEntry | None) -> str:
 
 
 def _usec(when: datetime | None) -> int:
-    return (when - _EPOCH) // timedelta(microseconds=1) if when else 0
+    return microseconds(when) if when else 0

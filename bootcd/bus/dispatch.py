@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dbus_fast import Message, MessageFlag, MessageType
@@ -27,6 +27,7 @@ from bootcd.bus.schema import PEER, Interface, Method
 from bootcd.host.peers import Peer
 from bootcd.model.errors import InvalidArguments, InvalidImage
 from bootcd.model.job import Requester
+from bootcd.model.right import Right
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +53,11 @@ class Call:
     @property
     def requester(self) -> Requester:
         return self.caller.requester()
+
+    def given(self) -> dict[str, Any]:
+        """Return arguments and options by their names."""
+        names = (argument.name for argument in self.method.inputs)
+        return {**dict(zip(names, self.arguments, strict=False)), **self.options}
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +212,11 @@ class Dispatcher:
                 raise ProtocolError("LimitsExceeded", "too many calls of this user are being served")
             uid = caller.uid
             self._users[uid] += 1
-            action = method.action
-            if method.unverified_action and not self._verified():
-                action = method.unverified_action
-            call = Call(str(message.path), caller, method, arguments, options, action)
-            if method.action:
-                await self._authorise(message, method, call)
+            call = Call(str(message.path), caller, method, arguments, options)
+            if method.right:
+                actions = method.right.actions(options, verified=self._verified())
+                call = replace(call, action=actions[0])
+                await self._authorise(message, method.right, call, actions)
                 self._commit(caller.sender)
             body = await self._handlers[interface.name, method.name](call)
             self._answer(message, method, body)
@@ -224,21 +229,13 @@ class Dispatcher:
                 self._users[uid] -= 1
                 self._users += Counter()
 
-    async def _authorise(self, message: Message, method: Method, call: Call) -> None:
+    async def _authorise(self, message: Message, right: Right, call: Call, actions: list[str]) -> None:
         """Raise unless the caller may do this; root may without polkit, and one's own job one may cancel."""
         if call.caller.uid in (0, self._owner_of(call.path)):
             return
-        details = {"verb": method.action}
+        details = right.details(call.given())
         if call.path.startswith(JOB_ROOT):
             details["job"] = call.path
-        for argument, value in zip(method.inputs, call.arguments, strict=False):
-            details[argument.name] = value
-        if (transport := call.options.get("transport", "registry")) != "registry":
-            details["image"] = f"{transport}:{call.arguments[0]}"
-        if tag := call.options.get("tag"):
-            details["image"] = f"with the tag {tag}"
-        actions = [call.action]
-        actions += [action for name, action in method.option_actions.items() if call.options.get(name)]
         interactive = bool(message.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)
         for action in actions:
             await self._authority.require(

@@ -6,12 +6,8 @@ error of ours is written to the log under a random reference, and the caller see
 
 from __future__ import annotations
 
-import logging
-import secrets
-
+from bootcd.agent.interface import unexpected
 from bootcd.model.errors import BUS_ERROR_PREFIX, AccessDenied, BootcdError, InvalidArguments
-
-_log = logging.getLogger(__name__)
 
 _FREEDESKTOP = "org.freedesktop.DBus.Error."
 _STANDARD = {
@@ -43,9 +39,7 @@ def describe(error: Exception, doing: str) -> tuple[str, str]:
         case BootcdError():
             name, text = bus_name(error.name), f"{error.message}\n{error.hint}".rstrip("\n")
         case _:
-            reference = secrets.token_hex(4)
-            _log.error("internal error %s in %s", reference, doing, exc_info=error)
-            name, text = bus_name("Failed"), f"internal error; the journal has the details under {reference}"
+            name, text = bus_name("Failed"), unexpected(error, doing)
     return name, clean_text(text)[:_TEXT_LIMIT]
 
 

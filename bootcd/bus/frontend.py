@@ -10,11 +10,12 @@ from typing import Any
 from dbus_fast import Message
 
 from bootcd.agent.authorisation import NotAuthorised
+from bootcd.agent.interface import UpdateService
 from bootcd.bus.connection import Connection
 from bootcd.bus.dispatch import Dispatcher
 from bootcd.bus.errors import ProtocolError
 from bootcd.bus.interfaces import ROOT_PATH
-from bootcd.bus.methods import Methods, UpdateService
+from bootcd.bus.methods import Methods
 from bootcd.bus.objects import ObjectTree
 from bootcd.bus.publisher import Publisher
 from bootcd.bus.schema import Interface, Signal

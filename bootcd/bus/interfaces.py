@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 from dbus_fast import Variant
 
 from bootcd.agent.snapshot import Snapshot
 from bootcd.bus.errors import bus_name
 from bootcd.bus.schema import Argument, Interface, Method, Property, Signal, variant
+from bootcd.model import moment
 from bootcd.model.errors import ErrorInfo
 from bootcd.model.host import BootEntry
-from bootcd.model.job import ImageChanges, ImageUpdate, JobRecord, JobState, Outcome
+from bootcd.model.job import ImageChanges, ImageUpdate, JobKind, JobRecord, JobState, Outcome
 from bootcd.model.report import DeploymentDetails
+from bootcd.model.right import RIGHTS, Right
 from bootcd.model.trust import Verdict
 
 ROOT_PATH = "/org/bootcd1"
@@ -25,7 +27,6 @@ JOB_ROOT = ROOT_PATH + "/job"
 DEPLOYMENT_ROOT = ROOT_PATH + "/deployment"
 API_LEVEL = 1
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OPTIONS = Argument("options", "a{sv}")
 _JOB = Argument("job", "o")
 _DEPLOYMENT = Argument("deployment", "s")
@@ -76,10 +77,7 @@ def deployments(snapshot: Snapshot) -> Iterator[DeploymentView]:
 
 def microseconds(when: datetime | None) -> int:
     """Return microseconds since the epoch; 0 for an unknown time and for one before it."""
-    if when is None:
-        return 0
-    since = (when if when.tzinfo else when.replace(tzinfo=UTC)) - _EPOCH
-    return max(0, since // timedelta(microseconds=1))
+    return max(0, moment.microseconds(when)) if when else 0
 
 
 def outcome_entries(outcome: Outcome | None) -> dict[str, Variant]:
@@ -189,17 +187,9 @@ def _requester(view: JobView) -> dict[str, Variant]:
     return {"uid": variant("u", who.uid), "pid": variant("u", who.pid), "name": variant("s", who.name)}
 
 
-def _fraction(view: JobView) -> float:
-    progress = view.record.progress
-    if view.record.state is JobState.DONE:
-        return 1.0
-    for done, total in (
-        (progress.bytes_done, progress.bytes_total),
-        (progress.steps_done, progress.steps_total),
-    ):
-        if total > 0:
-            return min(max(done / total, 0.0), 1.0)
-    return -1.0
+def _progress(view: JobView) -> float:
+    fraction = view.record.fraction
+    return -1.0 if fraction is None else fraction
 
 
 def _layers(view: JobView) -> list[tuple[str, str, int, int]]:
@@ -236,7 +226,7 @@ def _image_time(view: DeploymentView) -> int:
 
 MANAGER = Interface.of(
     "org.bootcd1.Manager",
-    Method("Check", (_OPTIONS,), (_JOB,), options=_UUID, action="check"),
+    Method("Check", (_OPTIONS,), (_JOB,), options=_UUID, right=RIGHTS[JobKind.CHECK]),
     Method(
         "Upgrade",
         (_OPTIONS,),
@@ -250,9 +240,7 @@ MANAGER = Interface.of(
             "expect-digest": "s",
             **_EXPECTED,
         },
-        action="upgrade",
-        unverified_action="upgrade-unverified",
-        option_actions={"tag": "switch", "apply": "apply"},
+        right=RIGHTS[JobKind.UPGRADE],
     ),
     Method(
         "Switch",
@@ -268,30 +256,35 @@ MANAGER = Interface.of(
             "expect-digest": "s",
             **_EXPECTED,
         },
-        action="switch",
-        option_actions={"apply": "apply"},
+        right=RIGHTS[JobKind.SWITCH],
     ),
     Method(
         "Rollback",
         (_OPTIONS,),
         (_JOB,),
         options={"soft-reboot": "s", "apply": "b", **_EXPECTED},
-        action="rollback",
-        option_actions={"apply": "apply"},
+        right=RIGHTS[JobKind.ROLLBACK],
     ),
-    Method("Apply", (_OPTIONS,), (_JOB,), options={"soft-reboot": "s", **_EXPECTED}, action="apply"),
+    Method(
+        "Apply", (_OPTIONS,), (_JOB,), options={"soft-reboot": "s", **_EXPECTED}, right=RIGHTS[JobKind.APPLY]
+    ),
     Method(
         "SetKernelArguments",
         (_OPTIONS,),
         (_JOB,),
         options={"delete": "as", "replace": "as", "append": "as", "apply": "b", **_EXPECTED},
-        action="kernel-arguments",
-        option_actions={"apply": "apply"},
+        right=RIGHTS[JobKind.KERNEL_ARGUMENTS],
     ),
-    Method("Pin", (_DEPLOYMENT, _OPTIONS), (_JOB,), options=_EXPECTED, action="pin"),
-    Method("Unpin", (_DEPLOYMENT, _OPTIONS), (_JOB,), options=_EXPECTED, action="pin"),
-    Method("Drop", (_DEPLOYMENT, _OPTIONS), (_JOB,), options=_EXPECTED, action="drop"),
-    Method("OverlayUsr", (_OPTIONS,), (_JOB,), options={"read-only": "b", **_EXPECTED}, action="usr-overlay"),
+    Method("Pin", (_DEPLOYMENT, _OPTIONS), (_JOB,), options=_EXPECTED, right=RIGHTS[JobKind.PIN]),
+    Method("Unpin", (_DEPLOYMENT, _OPTIONS), (_JOB,), options=_EXPECTED, right=RIGHTS[JobKind.UNPIN]),
+    Method("Drop", (_DEPLOYMENT, _OPTIONS), (_JOB,), options=_EXPECTED, right=RIGHTS[JobKind.DROP]),
+    Method(
+        "OverlayUsr",
+        (_OPTIONS,),
+        (_JOB,),
+        options={"read-only": "b", **_EXPECTED},
+        right=RIGHTS[JobKind.USR_OVERLAY],
+    ),
     Method("GetStatus", (_OPTIONS,), (Argument("status", "s"),), options={"wait-generation": "t"}),
     Method("GetHistory", (_OPTIONS,), (Argument("entries", "aa{sv}"),), options={"limit": "u"}),
     Method("GetNotes", (_OPTIONS,), (Argument("notes", "s"),), options={}),
@@ -301,8 +294,8 @@ MANAGER = Interface.of(
         (Argument("document", "h"),),
         options={},
     ),
-    Method("ConfigDiff", (_OPTIONS,), (Argument("document", "h"),), options={}, action="config-diff"),
-    Method("Reload", action="reload"),
+    Method("ConfigDiff", (_OPTIONS,), (Argument("document", "h"),), options={}, right=Right("config-diff")),
+    Method("Reload", right=Right("reload")),
     Signal("JobNew", (_JOB, Argument("uuid", "s"), Argument("kind", "s"))),
     Signal(
         "JobRemoved",
@@ -352,7 +345,7 @@ DEPLOYMENT = Interface.of(
 
 JOB = Interface.of(
     "org.bootcd1.Job",
-    Method("Cancel", (_OPTIONS,), options={}, action="cancel"),
+    Method("Cancel", (_OPTIONS,), options={}, right=Right("cancel")),
     Method("Wait", (_OPTIONS,), (Argument("result", "s"), Argument("outcome", "a{sv}")), options={}),
     Property("Uuid", "s", lambda view: view.record.request.uuid, const=True),
     Property("Kind", "s", lambda view: view.record.request.kind.value, const=True),
@@ -369,7 +362,7 @@ JOB = Interface.of(
     Property("Finished", "t", lambda view: microseconds(view.record.finished)),
     Property("State", "s", lambda view: view.record.state.value),
     Property("Phase", "s", lambda view: view.record.progress.phase.value),
-    Property("Progress", "d", _fraction),
+    Property("Progress", "d", _progress),
     Property("BytesDone", "t", lambda view: view.record.progress.bytes_done),
     Property("BytesTotal", "t", lambda view: view.record.progress.bytes_total),
     Property("BytesCached", "t", lambda view: view.record.progress.bytes_cached),

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import ValidationError
 
-from bootcd.agent.snapshot import Change, Snapshot, SnapshotChanged
+from bootcd.agent.interface import HISTORY_DEFAULT, HISTORY_LIMIT, UpdateService, host_looked_at
+from bootcd.agent.snapshot import Change, SnapshotChanged
 from bootcd.bus.dispatch import Call, Descriptor, Handler, Handlers
 from bootcd.bus.interfaces import JOB, MANAGER, history_entry, outcome_entries
 from bootcd.bus.publisher import Publisher
 from bootcd.host.files import sealed_memory
-from bootcd.model.errors import BackendFailed, Busy, InvalidArguments
-from bootcd.model.job import JobKind, JobOptions, JobRecord, Requester
+from bootcd.model.errors import Busy, InvalidArguments
+from bootcd.model.job import JobKind, JobOptions
 
-_HISTORY_DEFAULT = 50
-_HISTORY_LIMIT = 1000
-_HOST_SECS = 20.0
+_GENERATION_SECS = 20.0
 _JOBS = {
     "Check": JobKind.CHECK,
     "Upgrade": JobKind.UPGRADE,
@@ -34,24 +32,6 @@ _JOBS = {
     "OverlayUsr": JobKind.USR_OVERLAY,
 }
 "Methods that start a job."
-
-
-class UpdateService(Protocol):
-    """The service as a front end needs it; `bootcd.agent.service.Service` is the real one."""
-
-    @property
-    def snapshot(self) -> Snapshot: ...
-    def jobs(self) -> tuple[JobRecord, ...]: ...
-    async def begin(self, kind: JobKind, requester: Requester, options: JobOptions) -> JobRecord: ...
-    async def cancel(self, uuid: str) -> None: ...
-    async def wait(self, uuid: str) -> JobRecord: ...
-    async def history(self, limit: int) -> list[JobRecord]: ...
-    def notes(self) -> str: ...
-    async def diff(self, before: str, after: str) -> bytes: ...
-    async def config_diff(self) -> bytes: ...
-    async def reload(self) -> None: ...
-    async def host_ready(self) -> None: ...
-    def subscribe(self, observer: Callable[[Change], None]) -> Callable[[], None]: ...
 
 
 class Methods:
@@ -75,12 +55,7 @@ class Methods:
         }
 
     async def _get_status(self, call: Call) -> list[Any]:
-        if not self._service.snapshot.host_json:
-            try:
-                async with asyncio.timeout(_HOST_SECS):
-                    await self._service.host_ready()
-            except TimeoutError:
-                raise BackendFailed("the host has not been looked at yet", hint="try again shortly") from None
+        await host_looked_at(self._service)
         await self._reach_generation(call.options.get("wait-generation", 0))
         return [self._service.snapshot.host_json]
 
@@ -97,15 +72,15 @@ class Methods:
         unsubscribe = self._service.subscribe(observe)
         try:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_HOST_SECS):
+                async with asyncio.timeout(_GENERATION_SECS):
                     await reached.wait()
         finally:
             unsubscribe()
 
     async def _get_history(self, call: Call) -> list[Any]:
-        limit = call.options.get("limit", _HISTORY_DEFAULT)
-        if not 1 <= limit <= _HISTORY_LIMIT:
-            raise InvalidArguments(f"limit is {limit}, which is not between 1 and {_HISTORY_LIMIT}")
+        limit = call.options.get("limit", HISTORY_DEFAULT)
+        if not 1 <= limit <= HISTORY_LIMIT:
+            raise InvalidArguments(f"limit is {limit}, which is not between 1 and {HISTORY_LIMIT}")
         return [[history_entry(record) for record in await self._service.history(limit)]]
 
     async def _get_notes(self, _: Call) -> list[Any]:
@@ -148,10 +123,8 @@ async def _memory(name: str, document: bytes) -> Descriptor:
 
 def _job_options(call: Call) -> JobOptions:
     """Return the arguments and options of a call by the names a request has for them."""
-    names = (argument.name for argument in call.method.inputs)
-    given = {**dict(zip(names, call.arguments, strict=False)), **call.options}
-    if call.method.unverified_action and call.action == call.method.action and call.caller.uid != 0:
-        # The policy may have changed since the host was looked at; the caller may do no more than this.
+    given = call.given()
+    if call.method.right and call.method.right.is_limited(call.action, call.caller.uid):
         given["verified_only"] = True
     try:
         return JobOptions(**{name.replace("-", "_"): value for name, value in given.items()})

@@ -14,6 +14,7 @@ from typing import Any
 from dbus_fast import Variant
 
 from bootcd.bus.errors import clean_text
+from bootcd.model.right import Right
 
 _DOCTYPE = (
     '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
@@ -37,12 +38,8 @@ class Method:
     inputs: tuple[Argument, ...] = ()
     outputs: tuple[Argument, ...] = ()
     options: Mapping[str, str] | None = None
-    action: str = ""
-    "Last part of the polkit action a call needs; empty for what anybody may call."
-    unverified_action: str = ""
-    "The one it needs instead where the signature policy lets the tracked image in unsigned."
-    option_actions: Mapping[str, str] = field(default_factory=dict)
-    "What it needs beside that where an option is given and not false."
+    right: Right | None = None
+    "What a call needs; None for what anybody may call."
 
     @property
     def signature(self) -> str:

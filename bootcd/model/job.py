@@ -132,7 +132,7 @@ class JobOptions(_Document):
     "pin, unpin, drop: a role, a number or an id, see `bootcd.ostree.selection`."
     read_only: bool = False
     "usr-overlay: /usr as the image has it for everybody but who mounts over it."
-    job_uuid: Annotated[str, Field(pattern=UUID_PATTERN.replace("^", "^(").replace("$", ")?$"))] = ""
+    job_uuid: JobUuid | Literal[""] = ""
     "Chosen by the caller, so that a call that is made again begins nothing; empty for a random one."
     expect_digest: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
     "upgrade, switch: take the image of this digest, or none."
@@ -303,6 +303,19 @@ class JobRecord(_Document):
     worker: WorkerHandle | None = None
     progress: Progress = Progress()
     outcome: Outcome | None = None
+
+    @property
+    def fraction(self) -> float | None:
+        """How much of the work is done, from 0 to 1; None while nobody knows."""
+        if self.state is JobState.DONE:
+            return 1.0
+        for done, total in (
+            (self.progress.bytes_done, self.progress.bytes_total),
+            (self.progress.steps_done, self.progress.steps_total),
+        ):
+            if total > 0:
+                return min(max(done / total, 0.0), 1.0)
+        return None
 
 
 class WorkerMessage(_Document):

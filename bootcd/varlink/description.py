@@ -136,15 +136,15 @@ error ExpectedMore ()
 """
 
 
+def methods() -> dict[str, Mapping[str, str]]:
+    """Return every method with its parameters and their types."""
+    return {**READS, **CHANGES, **{name: verb.parameters() for name, verb in VERBS.items()}}
+
+
 def description() -> str:
     """Return the interface definition of the service."""
-    methods = {
-        **{name: READS[name] for name in READS},
-        **CHANGES,
-        **{name: verb.parameters() for name, verb in VERBS.items()},
-    }
     parts = [_HEAD]
-    for name, parameters in methods.items():
+    for name, parameters in methods().items():
         given = ", ".join(f"{key}: {kind}" for key, kind in parameters.items())
         answer = _ANSWERS.get(name, "job: Job" if name in VERBS else "")
         line = f"method {name}({given}) -> ({answer})"

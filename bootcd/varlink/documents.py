@@ -6,15 +6,14 @@ What is not known is left out. Times are microseconds since the epoch.
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from bootcd.agent.snapshot import Snapshot
 from bootcd.model.errors import ErrorInfo
 from bootcd.model.job import ImageUpdate, JobRecord, JobState, Outcome
+from bootcd.model.moment import microseconds
 from bootcd.model.trust import Verdict
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Document = dict[str, Any]
 
@@ -37,7 +36,7 @@ def job(record: JobRecord, eta_secs: float = 0.0) -> Document:
         created=_usec(record.created),
         finished=_usec(record.finished),
         phase=progress.phase.value,
-        progress=_fraction(record),
+        progress=record.fraction,
         bytesDone=progress.bytes_done,
         bytesTotal=progress.bytes_total,
         bytesCached=progress.bytes_cached,
@@ -114,23 +113,8 @@ def _signature(verdict: Verdict | None) -> Document | None:
     )
 
 
-def _fraction(record: JobRecord) -> float | None:
-    progress = record.progress
-    if record.state is JobState.DONE:
-        return 1.0
-    for done, total in (
-        (progress.bytes_done, progress.bytes_total),
-        (progress.steps_done, progress.steps_total),
-    ):
-        if total > 0:
-            return min(max(done / total, 0.0), 1.0)
-    return None
-
-
 def _usec(when: datetime | None) -> int | None:
-    if when is None:
-        return None
-    return ((when if when.tzinfo else when.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
+    return microseconds(when) if when else None
 
 
 def _known(**fields: Any) -> Document:

@@ -7,28 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bootcd.agent.authorisation import Authorise, NotAuthorised
+from bootcd.agent.interface import UpdateService, unexpected
 from bootcd.host.peers import Peer, peer_of
 from bootcd.host.sockets import listen_unix
 from bootcd.model.errors import BootcdError
 from bootcd.varlink import wire
 from bootcd.varlink.connection import Connection
 from bootcd.varlink.description import (
-    CHANGES,
     INTERFACE,
-    READS,
     SERVICE_DESCRIPTION,
     SERVICE_INTERFACE,
     description,
+    methods,
 )
-from bootcd.varlink.methods import Methods, Replies, Reply, Request, UpdateService
-from bootcd.varlink.verbs import VERBS, InvalidParameter, checked
+from bootcd.varlink.methods import Methods, Replies, Reply, Request
+from bootcd.varlink.verbs import InvalidParameter, checked
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +49,7 @@ class Frontend:
         self._path = path
         self._version = version
         self._handlers = Methods(service, authorise).handlers()
-        self._parameters: dict[str, Mapping[str, str]] = {
-            **READS,
-            **CHANGES,
-            **{name: verb.parameters() for name, verb in VERBS.items()},
-        }
+        self._parameters = methods()
         self._peers: dict[Connection, Peer] = {}
         self._server: asyncio.Server | None = None
 
@@ -178,7 +172,5 @@ def _explained(error: Exception, call: wire.Call) -> tuple[str, dict[str, Any]]:
             facts = {"message": info.message, "hint": info.hint, "details": dict(info.fields)}
             return f"{INTERFACE}.{info.name}", facts
         case _:
-            reference = secrets.token_hex(4)
-            log.error("internal error %s in %s.%s", reference, call.interface, call.method, exc_info=error)
-            text = f"internal error; the journal has the details under {reference}"
+            text = unexpected(error, f"{call.interface}.{call.method}")
             return f"{INTERFACE}.Failed", {"message": text, "hint": "", "details": {}}

@@ -5,39 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from bootcd.agent.authorisation import Authorise
-from bootcd.agent.snapshot import Change, JobChanged, Snapshot, SnapshotChanged
+from bootcd.agent.interface import HISTORY_DEFAULT, HISTORY_LIMIT, UpdateService, host_looked_at
+from bootcd.agent.snapshot import Change, JobChanged, SnapshotChanged
 from bootcd.host.peers import Peer
-from bootcd.model.errors import BackendFailed, NoSuchDeployment, NoSuchJob
+from bootcd.model.errors import NoSuchDeployment, NoSuchJob
 from bootcd.model.job import JobKind, JobOptions, JobRecord, Requester
 from bootcd.varlink import documents
 from bootcd.varlink.verbs import INTERACTIVE, VERBS, InvalidParameter, Verb, job_options
 
-_HISTORY_DEFAULT = 50
-_HISTORY_LIMIT = 1000
-_HOST_SECS = 20.0
-
 Document = dict[str, Any]
-
-
-class UpdateService(Protocol):
-    """The service as this front end needs it; `bootcd.agent.service.Service` is the real one."""
-
-    @property
-    def snapshot(self) -> Snapshot: ...
-    def jobs(self) -> tuple[JobRecord, ...]: ...
-    async def begin(self, kind: JobKind, requester: Requester, options: JobOptions) -> JobRecord: ...
-    async def cancel(self, uuid: str) -> None: ...
-    async def wait(self, uuid: str) -> JobRecord: ...
-    async def history(self, limit: int) -> list[JobRecord]: ...
-    def notes(self) -> str: ...
-    async def diff(self, before: str, after: str) -> bytes: ...
-    async def config_diff(self) -> bytes: ...
-    async def reload(self) -> None: ...
-    async def host_ready(self) -> None: ...
-    def subscribe(self, observer: Callable[[Change], None]) -> Callable[[], None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +69,7 @@ class Methods:
         }
 
     async def _get_status(self, request: Request) -> Replies:
-        if not self._service.snapshot.host_json:
-            try:
-                async with asyncio.timeout(_HOST_SECS):
-                    await self._service.host_ready()
-            except TimeoutError:
-                raise BackendFailed("the host has not been looked at yet", hint="try again shortly") from None
+        await host_looked_at(self._service)
         changed = asyncio.Event()
 
         def observe(change: Change) -> None:
@@ -116,8 +90,8 @@ class Methods:
             unsubscribe()
 
     async def _get_history(self, request: Request) -> Replies:
-        limit = request.values.get("limit", _HISTORY_DEFAULT)
-        if not 1 <= limit <= _HISTORY_LIMIT:
+        limit = request.values.get("limit", HISTORY_DEFAULT)
+        if not 1 <= limit <= HISTORY_LIMIT:
             raise InvalidParameter("limit")
         records = await self._service.history(limit)
         yield Reply({"jobs": [documents.job(record) for record in records]})
@@ -169,20 +143,11 @@ class Methods:
 
     async def _start(self, verb: Verb, request: Request) -> Replies:
         job_options(verb, request.values, verified_only=False)  # for what it raises, before anybody is asked
-        action = verb.action
-        if verb.unverified_action and not self._service.snapshot.trust.verifies:
-            action = verb.unverified_action
         given = request.values
-        actions = [action, *(right for option, right in verb.option_actions.items() if given.get(option))]
-        details = {name: given[name] for name in verb.required if name in given}
-        if (transport := given.get("transport", "registry")) != "registry":
-            details["image"] = f"{transport}:{given['image']}"
-        if tag := given.get("tag"):
-            details["image"] = f"with the tag {tag}"
-        for right in actions:
-            await self._require(request, right, {"verb": verb.action, **details})
-        # The policy may have changed since the host was looked at; the caller may do no more than this.
-        limited = bool(verb.unverified_action) and action == verb.action and request.peer.uid != 0
+        actions = verb.right.actions(given, verified=self._service.snapshot.trust.verifies)
+        for action in actions:
+            await self._require(request, action, verb.right.details(given))
+        limited = verb.right.is_limited(actions[0], request.peer.uid)
         options = job_options(verb, given, verified_only=limited)
         record = await self._begin(verb.kind, request.peer, options)
         if not request.more:

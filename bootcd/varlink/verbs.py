@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
 from bootcd.model.job import JobKind, JobOptions
+from bootcd.model.right import RIGHTS, Right
 
 INTERACTIVE = "allowInteractiveAuthentication"
 "Of every method that needs a right: whether a person may be asked, as systemd names it."
@@ -31,12 +32,12 @@ class Verb:
     """A method; `options` are names of `JobOptions` with their Varlink types, `required` the others."""
 
     kind: JobKind
-    action: str
     options: Mapping[str, str] = field(default_factory=dict)
     required: Mapping[str, str] = field(default_factory=dict)
-    unverified_action: str = ""
-    option_actions: Mapping[str, str] = field(default_factory=dict)
-    "As in `bootcd.bus.schema.Method`."
+
+    @property
+    def right(self) -> Right:
+        return RIGHTS[self.kind]
 
     def parameters(self) -> dict[str, str]:
         """Return the parameters by name with their Varlink types, as the interface lists them."""
@@ -46,16 +47,14 @@ class Verb:
 
 
 _SOFT_REBOOT, _APPLY = {"soft_reboot": "string"}, {"apply": "bool"}
-_APPLIES = {"apply": "apply"}
 _UUID = {"job_uuid": "string"}
 _EXPECTED = {"expect_generation": "int", **_UUID}
 _DEPLOYMENT = {"deployment": "string"}
 
 VERBS: dict[str, Verb] = {
-    "Check": Verb(JobKind.CHECK, "check", _UUID),
+    "Check": Verb(JobKind.CHECK, _UUID),
     "Upgrade": Verb(
         JobKind.UPGRADE,
-        "upgrade",
         {
             "download_only": "bool",
             "from_downloaded": "bool",
@@ -65,12 +64,9 @@ VERBS: dict[str, Verb] = {
             "expect_digest": "string",
             **_EXPECTED,
         },
-        unverified_action="upgrade-unverified",
-        option_actions={"tag": "switch", **_APPLIES},
     ),
     "Switch": Verb(
         JobKind.SWITCH,
-        "switch",
         {
             "transport": "string",
             "download_only": "bool",
@@ -82,22 +78,17 @@ VERBS: dict[str, Verb] = {
             **_EXPECTED,
         },
         required={"image": "string"},
-        option_actions=_APPLIES,
     ),
-    "Rollback": Verb(
-        JobKind.ROLLBACK, "rollback", {**_SOFT_REBOOT, **_APPLY, **_EXPECTED}, option_actions=_APPLIES
-    ),
-    "Apply": Verb(JobKind.APPLY, "apply", {**_SOFT_REBOOT, **_EXPECTED}),
+    "Rollback": Verb(JobKind.ROLLBACK, {**_SOFT_REBOOT, **_APPLY, **_EXPECTED}),
+    "Apply": Verb(JobKind.APPLY, {**_SOFT_REBOOT, **_EXPECTED}),
     "SetKernelArguments": Verb(
         JobKind.KERNEL_ARGUMENTS,
-        "kernel-arguments",
         {"delete": "[]string", "replace": "[]string", "append": "[]string", **_APPLY, **_EXPECTED},
-        option_actions=_APPLIES,
     ),
-    "Pin": Verb(JobKind.PIN, "pin", _EXPECTED, required=_DEPLOYMENT),
-    "Unpin": Verb(JobKind.UNPIN, "pin", _EXPECTED, required=_DEPLOYMENT),
-    "Drop": Verb(JobKind.DROP, "drop", _EXPECTED, required=_DEPLOYMENT),
-    "OverlayUsr": Verb(JobKind.USR_OVERLAY, "usr-overlay", {"read_only": "bool", **_EXPECTED}),
+    "Pin": Verb(JobKind.PIN, _EXPECTED, required=_DEPLOYMENT),
+    "Unpin": Verb(JobKind.UNPIN, _EXPECTED, required=_DEPLOYMENT),
+    "Drop": Verb(JobKind.DROP, _EXPECTED, required=_DEPLOYMENT),
+    "OverlayUsr": Verb(JobKind.USR_OVERLAY, {"read_only": "bool", **_EXPECTED}),
 }
 
 

@@ -172,7 +172,7 @@ async def test_status_of_a_generation_comes_with_it_or_after_a_while_as_it_is(
     assert not waiting.done()
     service.update(host_json='{"new": true}', generation=now + 2)
     assert await waiting == '{"new": true}'
-    monkeypatch.setattr(methods, "_HOST_SECS", 0.1)
+    monkeypatch.setattr(methods, "_GENERATION_SECS", 0.1)
     assert await status(now + 3) == '{"new": true}'
 
 

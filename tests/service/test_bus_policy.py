@@ -104,7 +104,7 @@ async def test_every_member_called_by_a_user_answers_and_changes_nothing(
             path, interface.name, method.name, method.signature, arguments(path, method)
         )
         where = f"{interface.name}.{method.name} at {path}"
-        if method.action:
+        if method.right:
             assert answer.error == NEEDS_PROMPT, where
         elif method.name == "Set":
             assert answer.error == ERROR + "PropertyReadOnly", where
@@ -116,7 +116,7 @@ async def test_every_member_called_by_a_user_answers_and_changes_nothing(
 
 @pytest.mark.parametrize("interface", [MANAGER, DEPLOYMENT, JOB], ids=lambda interface: interface.name)
 def test_methods_that_need_no_action_are_the_reading_ones(interface: Interface) -> None:
-    free = {method.name for method in interface.methods.values() if not method.action}
+    free = {method.name for method in interface.methods.values() if not method.right}
     assert free <= {"GetStatus", "GetHistory", "GetNotes", "Diff", "Wait"}
 
 
@@ -124,7 +124,7 @@ async def test_without_polkit_users_are_refused_and_root_is_served(
     root: Peer, nobody: UserProcess, service: ScriptedService
 ) -> None:
     for method in MANAGER.methods.values():
-        if method.action:
+        if method.right:
             answer = await nobody.call(
                 ROOT_PATH, MANAGER.name, method.name, method.signature, arguments(ROOT_PATH, method)
             )

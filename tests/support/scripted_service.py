@@ -105,7 +105,7 @@ def available(**changes: Any) -> ImageUpdate:
 
 
 class ScriptedService:
-    """Implements `bootcd.bus.methods.UpdateService`.
+    """Implements `bootcd.agent.interface.UpdateService`.
 
     `requests` lists what was asked for, `refusals` are the errors of a method by its name, `on_start`
     and `on_cancel` are what a job does at once.

@@ -64,8 +64,8 @@ def test_contract_names_options_and_action_of_every_method(interface: Interface)
             assert f"{name} {signature}" in comment, method.name
         if method.options == {}:
             assert "Options: none yet" in comment, method.name
-        if method.action:
-            assert f"org.bootcd1.{method.action}" in comment, method.name
+        if method.right:
+            assert f"org.bootcd1.{method.right.action}" in comment, method.name
 
 
 def test_policy_file_defines_exactly_the_actions_methods_ask_for() -> None:
@@ -75,7 +75,8 @@ def test_policy_file_defines_exactly_the_actions_methods_ask_for() -> None:
         f"org.bootcd1.{action}"
         for interface in (MANAGER, JOB)
         for method in interface.methods.values()
-        for action in (method.action, method.unverified_action)
+        if method.right
+        for action in (method.right.action, method.right.unverified_action)
         if action
     }
     assert defined == asked

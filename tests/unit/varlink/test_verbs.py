@@ -26,8 +26,7 @@ def test_verb_takes_and_needs_what_it_does_on_the_bus(name: str) -> None:
     assert {option: _TYPES[kind] for option, kind in verb.required.items()} == required
     options = {option.replace("_", "-"): _TYPES[kind] for option, kind in verb.options.items()}
     assert options == method.options
-    assert (verb.action, verb.unverified_action) == (method.action, method.unverified_action)
-    assert verb.option_actions == method.option_actions
+    assert verb.right == method.right
     assert {*verb.required, *verb.options} <= set(JobOptions.model_fields)
 
 
