@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +20,9 @@ from tests.support.os_image import OsImages, cached_os_images
 from tests.support.tree import Tree, flatten
 
 _CLONE_NEWNS = 0x00020000
+
+# Started in the background by a shell, tests would ignore it, and so would all they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @functools.cache
