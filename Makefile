@@ -53,12 +53,13 @@ install:         ## put every file where a distribution expects it (DESTDIR=, PR
 	  $(DESTDIR)$(SITEDIR)/bootcd $(DESTDIR)$(SITEDIR)/bootcctl
 	@install -d $(DESTDIR)$(BINDIR)
 	@for script in bootcctl:bootcctl bootcd:bootcd bootcd-worker:bootcd.worker bootcd-install:bootcd.install \
-	  bootcd-image:bootcd.image; do \
+	  bootcd-image:bootcd.image bootcd-health:bootcd.health; do \
 	  printf '#!%s -I\nfrom %s.__main__ import main\n\nraise SystemExit(main())\n' \
 	    '$(PYTHON_SYSTEM)' "$${script#*:}" >$(DESTDIR)$(BINDIR)/$${script%:*}; \
 	  chmod 755 $(DESTDIR)$(BINDIR)/$${script%:*}; done
 	@install -d $(DESTDIR)$(UNITDIR)
-	@sed 's|/usr/bin/bootcd|$(BINDIR)/bootcd|' systemd/bootcd.service >$(DESTDIR)$(UNITDIR)/bootcd.service
+	@for unit in bootcd bootcd-health; do sed 's|/usr/bin/bootcd|$(BINDIR)/bootcd|' systemd/$$unit.service \
+	  >$(DESTDIR)$(UNITDIR)/$$unit.service; done
 	@install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system-preset systemd/90-bootcd.preset
 	@install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/tmpfiles.d systemd/bootcd.conf
 	@install -D -m 644 -t $(DESTDIR)/usr/lib/bootcd/config.d systemd/config/*.toml

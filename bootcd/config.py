@@ -36,6 +36,9 @@ FILE_LIMIT_BYTES = 1 << 20
 
 _LEAST_BANDWIDTH = 16 << 10
 _SIZE = re.compile(r"([0-9]{1,15})([KMGT]?)", re.ASCII)
+_UNIT = re.compile(
+    r"[A-Za-z0-9:_.\\@-]{1,200}\.(?:service|socket|target|mount|timer|path|swap|automount)", re.ASCII
+)
 _REGISTRY = re.compile(r"(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
 
 
@@ -85,6 +88,12 @@ def _registry(value: str) -> str:
     value = value.lower()
     if not _REGISTRY.fullmatch(value):
         raise ValueError(f"{quoted(value)} is no registry; name it as host or host:port")
+    return value
+
+
+def _unit(value: str) -> str:
+    if not _UNIT.fullmatch(value):
+        raise ValueError(f"{quoted(value)} is no unit; name it in full, as in sshd.service")
     return value
 
 
@@ -157,6 +166,15 @@ class Metrics(_Section):
     textfile_directory: Annotated[str, AfterValidator(_absolute_or_empty)] = ""
 
 
+class Health(_Section):
+    rollback: Annotated[bool, Field(strict=True)] = True
+    units: tuple[Annotated[str, AfterValidator(_unit)], ...] = ()
+    time_limit: Annotated[timedelta, _span(timedelta(seconds=10), timedelta(days=1))] = timedelta(minutes=10)
+    check_timeout: Annotated[timedelta, _span(timedelta(seconds=1), timedelta(hours=1))] = timedelta(
+        minutes=2
+    )
+
+
 class HostOptions(_Section):
     sysroot: _AbsolutePath = "/"
     backend: Literal["auto", "ostree", "bootc"] = "auto"
@@ -170,6 +188,7 @@ class Config(_Section):
     trust: Trust = Trust()
     worker: Worker = Worker()
     metrics: Metrics = Metrics()
+    health: Health = Health()
     host: HostOptions = HostOptions()
 
     @property

@@ -28,6 +28,8 @@ class Event(StrEnum):
     UPDATE_AVAILABLE = "e599aa552d074c01a8f524edd9fa7a8c"
     HOST_CHANGED = "6608dac546e9421dbf4c8477747708ab"
     CONFIG_ERROR = "4e4e2b146e234925b9431d15f83c713c"
+    BOOT_BAD = "a50e22bcc8b0490fbcfaca65b829a3e8"
+    ROLLED_BACK = "c0da8b482a7b471b8fa2c3a37a6fbf79"
 
 
 def fields(event: Event, **values: object) -> dict[str, str]:

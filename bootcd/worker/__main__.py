@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ctypes
 import logging
 import os
 import signal
@@ -26,6 +25,7 @@ from bootcd.engine.scope import tracked_policy
 from bootcd.host.clock import SystemClock
 from bootcd.host.composefs import AUTO, BOOTC, OSTREE, choose_backend
 from bootcd.host.files import read_bounded, write_atomic
+from bootcd.host.mounts import unshare_mounts
 from bootcd.host.process import forbid_core_dumps
 from bootcd.model.errors import BootcdError, Cancelled, InternalError
 from bootcd.model.job import JobRequest, JobState, Outcome, Progress, WorkerMessage
@@ -35,7 +35,6 @@ from bootcd.ostree.sysroot import Sysroot
 
 _REQUEST_LIMIT = 1 << 20
 _MIN_INTERVAL_SECS = 0.2
-_CLONE_NEWNS = 0x00020000
 
 log = logging.getLogger("bootcd.worker")
 
@@ -127,21 +126,13 @@ def _run(directory: Path, socket_path: Path) -> int:
         return 1
     # It will hold credentials.
     forbid_core_dumps()
-    own_mounts = _unshare_mounts()
+    own_mounts = unshare_mounts()
     try:
         asyncio.run(_Worker(request, directory, socket_path, own_mounts=own_mounts).work())
     except OSError as error:
         log.error("the outcome of job %s cannot be written: %s", request.uuid, error.strerror)  # noqa: TRY400
         return 1
     return 0
-
-
-def _unshare_mounts() -> bool:
-    """Move to a mount namespace of our own, where libostree may make /sysroot and /boot writable.
-
-    False where that is not allowed; then libostree works with what it finds.
-    """
-    return os.geteuid() == 0 and ctypes.CDLL(None).unshare(_CLONE_NEWNS) == 0
 
 
 class _Worker:

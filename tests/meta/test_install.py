@@ -12,10 +12,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 EXPECTED = {
     "usr/bin/bootcctl": 0o755,
     "usr/bin/bootcd": 0o755,
+    "usr/bin/bootcd-health": 0o755,
     "usr/bin/bootcd-image": 0o755,
     "usr/bin/bootcd-install": 0o755,
     "usr/bin/bootcd-worker": 0o755,
     "usr/lib/bootcd/config.d/10-defaults.toml": 0o644,
+    "usr/lib/systemd/system/bootcd-health.service": 0o644,
     "usr/lib/systemd/system/bootcd.service": 0o644,
     "usr/lib/systemd/system-preset/90-bootcd.preset": 0o644,
     "usr/lib/tmpfiles.d/bootcd.conf": 0o644,
@@ -35,6 +37,7 @@ EXPECTED = {
     "usr/share/man/man1/bootcctl.1": 0o644,
     "usr/share/man/man1/bootcd-image.1": 0o644,
     "usr/share/man/man8/bootcd.8": 0o644,
+    "usr/share/man/man8/bootcd-health.8": 0o644,
     "usr/share/man/man8/bootcd-install.8": 0o644,
     "usr/share/polkit-1/actions/org.bootcd1.policy": 0o644,
     "usr/share/varlink/io.bootcd.varlink": 0o644,
@@ -142,7 +145,9 @@ def test_install_writes_nothing_outside_its_destination(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["inside"]
 
 
-@pytest.mark.parametrize("script", ["bootcctl", "bootcd", "bootcd-image", "bootcd-install", "bootcd-worker"])
+@pytest.mark.parametrize(
+    "script", ["bootcctl", "bootcd", "bootcd-health", "bootcd-image", "bootcd-install", "bootcd-worker"]
+)
 def test_script_runs_the_installed_package(installed: Path, site: Path, script: str) -> None:
     done = subprocess.run(
         [REPOSITORY / ".venv/bin/python", installed / "usr/bin" / script, "--help"],
@@ -194,7 +199,8 @@ def test_installed_command_uses_its_byte_code(system: Path) -> None:
 
 def test_installed_unit_and_manual_pages_are_found(system: Path) -> None:
     done = in_installed_system(
-        system, "systemd-analyze verify bootcd.service; man -w bootcctl; man -w 8 bootcd"
+        system,
+        "systemd-analyze verify bootcd.service bootcd-health.service; man -w bootcctl; man -w 8 bootcd",
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == ["/usr/share/man/man1/bootcctl.1", "/usr/share/man/man8/bootcd.8"]

@@ -27,10 +27,12 @@ def settings(section: str) -> dict[str, str]:
     return dict(parser[section])
 
 
-def test_service_is_accepted_without_a_word(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["bootcd", "bootcd-health"])
+def test_service_is_accepted_without_a_word(tmp_path: Path, name: str) -> None:
     # The programs and manual pages are where they will be installed, and here they are not yet.
-    unit = tmp_path / "bootcd.service"
-    unit.write_text(SERVICE.read_text().replace("ExecStart=/usr/bin/bootcd", "ExecStart=/bin/true"))
+    unit = tmp_path / f"{name}.service"
+    text = SERVICE.with_name(unit.name).read_text()
+    unit.write_text(text.replace(f"ExecStart=/usr/bin/{name}\n", "ExecStart=/bin/true\n"))
     for page in (REPOSITORY / "docs/man").iterdir():
         directory = tmp_path / f"man/man{page.suffix[1:]}"
         directory.mkdir(parents=True, exist_ok=True)
@@ -71,6 +73,13 @@ def test_service_of_the_bus_and_of_systemd_agree_on_names() -> None:
 def test_service_is_enabled_by_the_preset_and_starts_at_boot() -> None:
     assert "enable bootcd.service" in (REPOSITORY / "systemd/90-bootcd.preset").read_text().splitlines()
     assert settings("Install")["WantedBy"] == "multi-user.target"
+
+
+def test_health_check_stands_before_the_completion_of_every_boot() -> None:
+    preset = (REPOSITORY / "systemd/90-bootcd.preset").read_text().splitlines()
+    unit = SERVICE.with_name("bootcd-health.service").read_text().splitlines()
+    assert "enable bootcd-health.service" in preset
+    assert {"Before=boot-complete.target", "RequiredBy=boot-complete.target"} <= set(unit)
 
 
 def test_service_removes_every_file_it_publishes() -> None:

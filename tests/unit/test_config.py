@@ -44,6 +44,11 @@ runner = "subprocess"
 [metrics]
 socket = false
 textfile-directory = "/run/bootcd"
+[health]
+rollback = false
+units = ["sshd.service"]
+time-limit = "3min"
+check-timeout = 20
 [host]
 sysroot = "/mnt"
 backend = "bootc"
@@ -112,6 +117,12 @@ def test_parse_size_uses_the_base_of_1024(text: str, size: int) -> None:
 def test_parse_size_of_other_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no size such as 64M"):
         parse_size(text)
+
+
+@pytest.mark.parametrize("unit", ["sshd", "sshd service", "../x.service", "a.device", ""])
+def test_unit_that_is_not_named_in_full_is_refused(unit: str) -> None:
+    with pytest.raises(InvalidConfig, match="is no unit; name it in full"):
+        config_of(f'[health]\nunits = ["{unit}"]\n')
 
 
 # Drop-ins

@@ -198,7 +198,8 @@ def _installed(python: Path) -> FileTree:
         compiler += [python / "usr/bin/python3", "-I", "-m", "compileall", "-q"]
         compiler += ["--invalidation-mode", "unchecked-hash", "-s", root, "-p", "/", root / site[1:]]
         subprocess.run(compiler, check=True, env=os.environ | {"PYTHONHOME": str(python / "usr")})
-        subprocess.run(["systemctl", "--quiet", f"--root={root}", "preset", "bootcd.service"], check=True)
+        units = ["bootcd.service", "bootcd-health.service"]
+        subprocess.run(["systemctl", "--quiet", f"--root={root}", "preset", *units], check=True)
         return scan(root)
 
 

@@ -1,0 +1,136 @@
+"""`bootcd-health`: judges this boot once, and goes back if a new version does not boot well.
+
+`bootcd-health.service` runs it before boot-complete.target, which is therefore not reached in a bad boot. It
+is no part of the daemon: it has to work when that does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bootcd import __version__
+from bootcd.config import CONFIG_DIRS, Config, Health, load_config
+from bootcd.engine.reboot import reboot
+from bootcd.health.boot import is_kept_by_greenboot, required_units, wait_for_end
+from bootcd.health.checks import find_checks, run_check
+from bootcd.health.keeper import Booted, Keeper, look_at
+from bootcd.health.store import HealthStore
+from bootcd.host import journal, process
+from bootcd.host.clock import SystemClock
+from bootcd.model.errors import BootcdError, InvalidConfig
+from bootcd.model.health import JOURNAL_LIMIT
+from bootcd.policy.health import Result, judge
+
+log = logging.getLogger("bootcd.health")
+
+GOOD, BAD, FAILED = 0, 1, 3
+_JOURNAL = ("journalctl", "--boot", "--no-pager", "--quiet", "--priority=warning", "--lines=100")
+_JOURNAL_SECS = 30.0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bootcd-health",
+        description="Tell whether this boot is good, and go back to the version before if a new one is bad.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"bootcd-health {__version__}")
+    parser.add_argument(
+        "--config-dir",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="read configuration from here instead of the standard directories; the last one counts most",
+    )
+    parser.add_argument(
+        "--state-dir", type=Path, default=Path("/var/lib/bootcd"), metavar="DIR", help="where state is kept"
+    )
+    parser.add_argument(
+        "--runtime-dir", type=Path, default=Path("/run/bootcd"), metavar="DIR", help="where the verdict is"
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    text = "let versions that failed be taken again"
+    clear = verbs.add_parser("clear", help=text, description=text, allow_abbrev=False)
+    clear.add_argument("digest", metavar="DIGEST", nargs="?", default="", help="only this one")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return 0 if the boot is good, 1 if it is bad, 3 if the record of it cannot be kept."""
+    options = build_parser().parse_args(argv)
+    store = HealthStore(options.state_dir, options.runtime_dir)
+    with journal.logging_configured():
+        try:
+            if options.verb == "clear":
+                store.update(lambda record: record.without_failures(options.digest))
+                return GOOD
+            return _check(store, options.config_dir or CONFIG_DIRS)
+        except OSError as error:
+            where = f" ({error.filename})" if error.filename else ""
+            log.critical("the record of this boot cannot be kept%s: %s", where, error.strerror)
+            return FAILED
+
+
+def _check(store: HealthStore, config_dirs: Sequence[Path]) -> int:
+    config = _config(config_dirs)
+    results, keeper = asyncio.run(_observe(config.health))
+    verdict = judge(results)
+    root = Path(config.host.sysroot)
+    try:
+        booted = look_at(root)
+    except BootcdError as error:
+        log.warning("%s", error.message)
+        booted = Booted()
+    actor = Keeper(root, store, SystemClock(), excerpt=_excerpt, reboot=reboot)
+    actor.act(verdict, booted, allowed=config.health.rollback, keeper=keeper)
+    return GOOD if verdict.good else BAD
+
+
+def _config(directories: Sequence[Path]) -> Config:
+    """Read the configuration; a wrong one is no reason to leave a version, nor to judge none."""
+    try:
+        return load_config(directories).config
+    except InvalidConfig as error:
+        log.error("%s; proceeding with the defaults", error.message)  # noqa: TRY400  # one line
+        return Config()
+
+
+async def _observe(settings: Health) -> tuple[list[Result], str]:
+    """Return how everything did, and who else rolls this host back."""
+    installed = at_work = False
+    results: list[Result] = []
+    try:
+        installed, at_work = await is_kept_by_greenboot()
+        names = tuple(dict.fromkeys((*settings.units, *await required_units())))
+        limit_secs = settings.time_limit.total_seconds()
+        results += await wait_for_end(names, limit_secs=limit_secs, clock=SystemClock())
+    except BootcdError as error:
+        results.append(Result("units", error.message, required=False))
+    try:
+        checks = find_checks(Path("/"), greenboot=not installed)
+    except OSError as error:
+        results.append(Result("checks", f"{error.filename} cannot be listed: {error.strerror}"))
+        checks = []
+    deadline_secs = settings.check_timeout.total_seconds()
+    for check in checks:
+        results.append(await run_check(check, deadline_secs=deadline_secs))
+    return results, "greenboot" if at_work else ""
+
+
+async def _excerpt() -> str:
+    """Return the end of this boot's warnings and errors, empty where there is no journal."""
+    try:
+        done = await process.run(_JOURNAL, deadline_secs=_JOURNAL_SECS, limit=1 << 20)
+    except (OSError, TimeoutError):
+        return ""
+    return done.stdout[-JOURNAL_LIMIT:].decode(errors="replace")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

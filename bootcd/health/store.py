@@ -1,0 +1,58 @@
+"""The record of good and bad boots on disk: whole, durable, changed by one process at a time.
+
+<state>/health.json     HealthRecord, for root alone
+<runtime>/health.json   likewise without excerpts of the journal, for everybody
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from bootcd.host.files import read_bounded, write_atomic
+from bootcd.model.health import HealthRecord
+
+log = logging.getLogger(__name__)
+
+NAME = "health.json"
+_LOCK = "health.lock"
+_LIMIT = 4 << 20
+
+
+class HealthStore:
+    """Every method blocks; OSError where the disk refuses."""
+
+    def __init__(self, state: Path, runtime: Path) -> None:
+        self._state = state
+        self._runtime = runtime
+
+    def load(self) -> HealthRecord:
+        """Read the record; an empty one if there is none or it cannot be understood."""
+        path = self._state / NAME
+        try:
+            return HealthRecord.model_validate_json(read_bounded(path, _LIMIT))
+        except FileNotFoundError:
+            pass
+        except (OSError, ValidationError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "its content is not understood"
+            log.warning("cannot read %s, proceeding without: %s", path, reason)
+        return HealthRecord()
+
+    def update(self, change: Callable[[HealthRecord], HealthRecord]) -> HealthRecord:
+        """Change the record; when this returns, the change survives a power cut."""
+        self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._runtime.mkdir(mode=0o755, parents=True, exist_ok=True)
+        lock = os.open(self._state / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            record = change(self.load())
+            write_atomic(self._state / NAME, record.model_dump_json().encode())
+            write_atomic(self._runtime / NAME, record.to_public(), mode=0o644, durable=False)
+        finally:
+            os.close(lock)
+        return record
