@@ -308,10 +308,18 @@ def render_history(entries: list[dict[str, Any]], zone: tzinfo | None, style: St
         finished, created = entry.get("finished", 0), entry.get("created", 0)
         ended = datetime.fromtimestamp(finished / 1e6, UTC).astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
         took = format_duration((finished - created) / 1e6)
-        detail = entry.get("error-message") or " ".join(
-            text
-            for text in (entry.get("image"), entry.get("version"), short_digest(entry.get("digest") or ""))
-            if text
+        detail = (
+            entry.get("error-message")
+            or entry.get("reason")
+            or " ".join(
+                text
+                for text in (
+                    entry.get("image"),
+                    entry.get("version"),
+                    short_digest(entry.get("digest") or ""),
+                )
+                if text
+            )
         )
         detail = detail or clean(entry.get("summary") or "")
         if entry.get("kind") == "apply" and not detail:

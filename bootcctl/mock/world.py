@@ -297,6 +297,7 @@ class World:
             "digest": outcome.get("digest", ""),
             "version": outcome.get("version", ""),
             "dropped": "",
+            "reason": "",
             "bytes-fetched": outcome.get("bytes-fetched", 0),
             "error-name": self.exporter.value(path, JOB, "ErrorName"),
             "error-message": self.exporter.value(path, JOB, "ErrorMessage"),

@@ -17,6 +17,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from bootcd.agent.errand import Comparisons
+from bootcd.agent.health import HealthFile, history_entry
 from bootcd.agent.inspection import HostWatcher
 from bootcd.agent.memory import Memory, load_memory
 from bootcd.agent.publication import Publication, render_service
@@ -26,6 +27,7 @@ from bootcd.host.clock import Clock
 from bootcd.jobs.events import JobEvent
 from bootcd.jobs.manager import JobManager
 from bootcd.model.errors import BootcdError, Busy, InvalidConfig, StaleGeneration
+from bootcd.model.health import FailureState, HealthRecord
 from bootcd.model.host import Host, HostState
 from bootcd.model.job import (
     ImageUpdate,
@@ -91,6 +93,8 @@ class Service:
         self._comparisons = comparisons
         self._publication = Publication()
         self._watcher = HostWatcher(inspect, settings.worker.sysroot, self._on_host)
+        self._health_file = HealthFile(state / "health.json", self._on_health)
+        self._health = HealthRecord()
         self._observers: list[Callable[[Change], None]] = []
         self._memory = Memory()
         self._situation = Situation()
@@ -111,6 +115,7 @@ class Service:
         self._situation = Situation(image=self._memory.image, available=self._memory.available)
         await self._manager.start(on_event=self._on_job, settle=self._settle)
         self._watching = True
+        await self._health_file.start()
         self._refresh()
         self._publishing = asyncio.get_running_loop().create_task(self._publication.run())
         self._watcher.start()
@@ -118,6 +123,7 @@ class Service:
     async def stop(self) -> None:
         """Stop everything but the workers, which go on."""
         await self._watcher.stop()
+        self._health_file.stop()
         if self._reboot is not None:
             self._reboot.cancel()
         await self._manager.stop()
@@ -224,6 +230,7 @@ class Service:
             job_active=self._running is not None,
             host=self._snapshot.host,
             attempts=self._memory.attempts,
+            health=self._health,
         )
         return plan(self._situation, facts, self._settings.rules)
 
@@ -267,6 +274,13 @@ class Service:
             self._remember(last_check_result="")
         self._publication.offer(self._runtime / "status.json", text.encode())
         self._refresh(host=host, host_json=text, details=report.deployments, trust=report.trust)
+
+    async def _on_health(self, record: HealthRecord) -> None:
+        self._health = record
+        for failure in record.failures:
+            if failure.state is FailureState.ROLLED_BACK:
+                await self._manager.remember(history_entry(failure))
+        self._refresh(failed=tuple(failure.digest for failure in record.failures))
 
     async def _settle(self, _: JobRecord) -> None:
         await self._watcher.look()

@@ -48,6 +48,8 @@ class Snapshot:
     last_check: datetime | None = None
     last_check_result: str = ""
     available: ImageUpdate | None = None
+    failed: tuple[str, ...] = ()
+    "Digests of versions that booted badly here, and are not taken again unasked."
     mode: str = "off"
     next_action: NextAction = NextAction()
 

@@ -165,6 +165,7 @@ def history_entry(record: JobRecord) -> dict[str, Variant]:
         "digest": variant("s", outcome.update.digest if outcome.update else ""),
         "version": variant("s", outcome.update.version if outcome.update else ""),
         "dropped": variant("s", outcome.dropped),
+        "reason": variant("s", outcome.reason),
         "bytes-fetched": variant("t", outcome.bytes_fetched),
         "error-name": variant("s", bus_name(error.name) if error else ""),
         "error-message": variant("s", error.message if error else ""),

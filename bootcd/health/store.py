@@ -15,13 +15,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from bootcd.host.files import read_bounded, write_atomic
-from bootcd.model.health import HealthRecord
+from bootcd.model.health import RECORD_LIMIT, HealthRecord
 
 log = logging.getLogger(__name__)
 
 NAME = "health.json"
 _LOCK = "health.lock"
-_LIMIT = 4 << 20
 
 
 class HealthStore:
@@ -35,7 +34,7 @@ class HealthStore:
         """Read the record; an empty one if there is none or it cannot be understood."""
         path = self._state / NAME
         try:
-            return HealthRecord.model_validate_json(read_bounded(path, _LIMIT))
+            return HealthRecord.model_validate_json(read_bounded(path, RECORD_LIMIT))
         except FileNotFoundError:
             pass
         except (OSError, ValidationError) as error:

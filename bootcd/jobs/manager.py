@@ -223,6 +223,17 @@ class JobManager:
             log.warning("%s", error)
             raise InternalError("the job history cannot be read") from error
 
+    async def remember(self, record: JobRecord) -> None:
+        """Enter into the history what was done without us, under a number of ours; once per uuid."""
+        try:
+            if await asyncio.to_thread(self._history.contains, record.request.uuid):
+                return
+            self._last_number += 1
+            numbered = record.model_copy(update={"number": self._last_number})
+            await asyncio.to_thread(self._history.add, numbered)
+        except (OSError, BootcdError) as error:
+            log.warning("%s, proceeding without an entry for %s", error, record.request.uuid)
+
     # Beginning
 
     async def _accept(self, job: Job) -> None:

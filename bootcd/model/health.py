@@ -15,6 +15,8 @@ from bootcd.model.job import JobUuid
 
 KEPT = 16
 "Versions remembered of each kind, the newest; hosts have a handful."
+RECORD_LIMIT = 4 << 20
+"Bytes of the whole."
 JOURNAL_LIMIT = 16 << 10
 "Bytes kept of the journal of a bad boot."
 

@@ -24,6 +24,7 @@ from bootcd.model.trust import Verdict
 UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 
 _SUMMARY_LIMIT = 200
+REASON_LIMIT = 1000
 
 JobUuid = Annotated[str, Field(pattern=UUID_PATTERN)]
 
@@ -267,6 +268,8 @@ class Outcome(_Document):
     "check: the release notes of what is available, fit to be shown; not kept in the history."
     dropped: str = ""
     "rollback, drop: digest of what was dropped, or its commit if it came from no image."
+    reason: str = Field(default="", max_length=REASON_LIMIT)
+    "rollback: why the host went back by itself, empty if somebody asked for it."
     bytes_fetched: int = 0
     reboot: bool = False
     "A reboot was asked of the host."

@@ -6,13 +6,14 @@ A plan is made anew from the facts at every event; it is never stored. It always
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from pydantic import AwareDatetime, NonNegativeInt
 
 from bootcd.model.errors import error_from_info
+from bootcd.model.health import HealthRecord
 from bootcd.model.host import Host
 from bootcd.model.job import ImageUpdate, JobKind, JobRecord, JobState
 from bootcd.policy.schedule import due_after, next_check, retry_delay
@@ -135,6 +136,7 @@ class Facts:
     job_active: bool
     host: Host
     attempts: Attempts = Attempts()
+    health: HealthRecord = field(default_factory=HealthRecord)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +213,9 @@ def _withheld(situation: Situation, update: ImageUpdate, facts: Facts) -> str:
     if status.staged and status.staged.download_only:
         return "what is staged is locked, and staging would replace it by something unlocked"
     left = {digest_of(entry) for entry in (status.rollback, *status.other_deployments) if entry}
-    if update.digest in left:
+    if failure := facts.health.failure_of(update.digest):
+        return "; ".join(("this version booted badly here", *failure.reasons[:1]))
+    if update.digest in left and update.digest not in facts.health.cleared:
         return "the host has run this version before and left it"
     failures = facts.attempts.failures_of(update.digest)
     if failures and failures.lasting >= GIVE_UP_AFTER:

@@ -91,7 +91,8 @@ type Update (
 )
 
 type Outcome (
-  changed: bool, reboot: bool, softReboot: bool, bytesFetched: int, update: ?Update, dropped: ?string
+  changed: bool, reboot: bool, softReboot: bool, bytesFetched: int, update: ?Update, dropped: ?string,
+  reason: ?string
 )
 
 type Requester (uid: int, pid: int, name: string)

@@ -96,6 +96,7 @@ def _outcome(outcome: Outcome) -> Document:
         bytesFetched=outcome.bytes_fetched,
         update=update(outcome.update),
         dropped=outcome.dropped or None,
+        reason=outcome.reason or None,
     )
 
 

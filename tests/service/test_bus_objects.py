@@ -176,6 +176,7 @@ async def test_get_history_lists_ended_jobs_up_to_the_limit(peer: Peer, service:
         "digest": "",
         "version": "",
         "dropped": "",
+        "reason": "",
         "bytes-fetched": 0,
         "error-name": OWN + "OutOfSpace",
         "error-message": "no space on /sysroot",

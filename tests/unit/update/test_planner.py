@@ -1,11 +1,13 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bootcd.model.errors import BootcdError, DigestMismatch, InvalidLayer, RegistryUnavailable
+from bootcd.model.health import FailedBoot, HealthRecord
 from bootcd.model.host import (
     BootEntry,
     Host,
@@ -92,6 +94,28 @@ def facts(
 def situation_of(host: Host = HOST, update: ImageUpdate | None = UPDATE) -> Situation:
     situation = advance(Situation(), observe(host))
     return advance(situation, UpdateFound(update)) if update else situation
+
+
+FAILED = HealthRecord(
+    failures=(FailedBoot(uuid=str(UUID(int=1)), digest=NEW, time=NOW, reasons=("disk: exit status 1",)),)
+)
+
+
+def test_plan_with_a_version_that_booted_badly_checks_on_until_it_is_cleared() -> None:
+    rolled_back = host_with(rollback=entry(NEW))
+    known = replace(facts(rolled_back), health=FAILED)
+    planned = plan(situation_of(rolled_back), known, RULES)
+    assert planned.action is Action.CHECK
+    assert "this version booted badly here; disk: exit status 1" in planned.reason
+
+    cleared = replace(known, health=FAILED.without_failures(NEW))
+    assert plan(situation_of(rolled_back), cleared, RULES).action is Action.STAGE
+
+
+def test_plan_with_a_newer_version_than_one_that_booted_badly_stages_it() -> None:
+    newer = UPDATE.model_copy(update={"digest": NEWER})
+    planned = plan(situation_of(update=newer), replace(facts(), health=FAILED), RULES)
+    assert planned.action is Action.STAGE
 
 
 # Nothing at all
