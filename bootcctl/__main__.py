@@ -64,6 +64,10 @@ def _run(options: Namespace, terminal: Terminal) -> int:
 
         if show_status(options, terminal):
             return exitcodes.DONE
+    if options.verb == "health":
+        from bootcctl.health import health
+
+        return health(options, terminal)
     if options.verb == "edit":
         from bootcctl.edit import edit
 

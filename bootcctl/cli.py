@@ -184,6 +184,20 @@ def build_parser() -> argparse.ArgumentParser:
         "-n", "--limit", type=_limit, default=20, metavar="N", help="at most N entries (default 20)"
     )
 
+    health = add("health", "show whether this boot is good, and which versions booted badly; 78 if it is not")
+    health.add_argument(
+        "action",
+        metavar="clear",
+        nargs="?",
+        choices=("", "clear"),
+        default="",
+        help="let versions that booted badly be taken again",
+    )
+    health.add_argument("digest", metavar="DIGEST", nargs="?", default="", help="with clear: only this one")
+    health.add_argument(
+        "-v", "--verbose", action="store_true", help="show the journal of each bad boot, to root"
+    )
+
     add("notes", "show the release notes of the update that is available or staged")
     diff = add("diff", "show what differs between two deployments: packages, files, kernel arguments")
     deployment = "staged, booted, rollback, or the beginning of a commit"

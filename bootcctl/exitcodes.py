@@ -21,6 +21,7 @@ CANCELLED = 11
 INTERRUPTED = 12
 UNREACHABLE = 13
 NOTHING_NEW = 77
+UNHEALTHY = 78
 DETACHED = 130
 
 MEANINGS: tuple[tuple[int, str], ...] = (
@@ -42,6 +43,7 @@ MEANINGS: tuple[tuple[int, str], ...] = (
     (INTERRUPTED, "the job was killed or stalled"),
     (UNREACHABLE, "the service cannot be reached"),
     (NOTHING_NEW, "check: nothing newer"),
+    (UNHEALTHY, "health: this boot is bad"),
     (DETACHED, "left with Ctrl-C; a job that was started may go on"),
 )
 

@@ -1,6 +1,6 @@
 # Completion of bootcctl(1) for fish; installed as /usr/share/fish/vendor_completions.d/bootcctl.fish.
 
-set -l verbs status check upgrade switch rollback edit apply kargs pin unpin drop usr-overlay cancel jobs monitor history diff config-diff notes reload mock
+set -l verbs status check upgrade switch rollback edit apply kargs pin unpin drop usr-overlay cancel jobs monitor history health diff config-diff notes reload mock
 set -l no_verb "not __fish_seen_subcommand_from $verbs"
 
 function __bootcctl_active_jobs
@@ -30,6 +30,7 @@ complete -c bootcctl -n $no_verb -a cancel -d 'Stop a job'
 complete -c bootcctl -n $no_verb -a jobs -d 'List active and recent jobs'
 complete -c bootcctl -n $no_verb -a monitor -d 'Follow the service and its jobs'
 complete -c bootcctl -n $no_verb -a history -d 'List ended jobs'
+complete -c bootcctl -n $no_verb -a health -d 'Show whether this boot is good'
 complete -c bootcctl -n $no_verb -a notes -d 'Show the release notes of the update'
 complete -c bootcctl -n $no_verb -a diff -d 'Show what differs between two deployments'
 complete -c bootcctl -n $no_verb -a config-diff -d 'List what was changed in /etc'
@@ -58,6 +59,8 @@ complete -c bootcctl -n '__fish_seen_subcommand_from kargs' -l replace -x -d 'Gi
 complete -c bootcctl -n '__fish_seen_subcommand_from kargs' -l append -x -d 'Add an argument'
 complete -c bootcctl -n '__fish_seen_subcommand_from pin unpin drop' -a 'booted staged rollback'
 complete -c bootcctl -n '__fish_seen_subcommand_from usr-overlay' -l read-only -d 'For those alone who mount it anew'
+complete -c bootcctl -n '__fish_seen_subcommand_from health' -s v -l verbose -d 'The journal of bad boots'
+complete -c bootcctl -n '__fish_seen_subcommand_from health' -x -a clear -d 'Let failed versions be taken again'
 complete -c bootcctl -n '__fish_seen_subcommand_from history' -s n -l limit -x -d 'At most this many entries'
 complete -c bootcctl -n '__fish_seen_subcommand_from cancel' -a '(__bootcctl_active_jobs)'
 complete -c bootcctl -n '__fish_seen_subcommand_from diff' -s v -l verbose -d 'List every file'

@@ -28,7 +28,7 @@ from bootcd.policy.health import Result, judge
 
 log = logging.getLogger("bootcd.health")
 
-GOOD, BAD, FAILED = 0, 1, 3
+GOOD, BAD, UNKNOWN, FAILED = 0, 1, 2, 3
 _JOURNAL = ("journalctl", "--boot", "--no-pager", "--quiet", "--priority=warning", "--lines=100")
 _JOURNAL_SECS = 30.0
 
@@ -62,19 +62,33 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return 0 if the boot is good, 1 if it is bad, 3 if the record of it cannot be kept."""
+    """Return 0 if the boot is good, 1 if it is bad, 3 if the record of it cannot be kept.
+
+    clear: 0 if it was done, 2 if that version has not failed.
+    """
     options = build_parser().parse_args(argv)
     store = HealthStore(options.state_dir, options.runtime_dir)
     with journal.logging_configured():
         try:
             if options.verb == "clear":
-                store.update(lambda record: record.without_failures(options.digest))
-                return GOOD
+                return _clear(store, options.digest)
             return _check(store, options.config_dir or CONFIG_DIRS)
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             log.critical("the record of this boot cannot be kept%s: %s", where, error.strerror)
             return FAILED
+
+
+def _clear(store: HealthStore, digest: str) -> int:
+    """Forget failures, and print the digests of those that were forgotten."""
+    failed = {failure.digest for failure in store.load().failures}
+    if digest and digest not in failed:
+        log.error("%s has not failed here", digest)
+        return UNKNOWN
+    left = store.update(lambda record: record.without_failures(digest))
+    for one in sorted(failed - {failure.digest for failure in left.failures}):
+        sys.stdout.write(f"{one}\n")
+    return GOOD
 
 
 def _check(store: HealthStore, config_dirs: Sequence[Path]) -> int:

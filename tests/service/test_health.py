@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,13 @@ async def judge(machine: Machine) -> int:
     done = await machine.run([sys.executable, "-m", "bootcd.health"], check=False)
     assert done.returncode in (0, 1), done.stderr
     return done.returncode
+
+
+async def ctl(machine: Machine, *arguments: str, user: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run bootcctl, with bootcd-health where it looks for it."""
+    programs = Path(sys.executable).parent
+    command = [programs / "bootcctl", *arguments]
+    return await machine.run(command, user=user, env={"PATH": f"{programs}:/usr/bin"}, check=False)
 
 
 async def record(machine: Machine, *, user: int = PERSON) -> dict[str, Any]:
@@ -69,6 +77,8 @@ async def test_bad_first_boot_is_rolled_back_and_remembered_and_never_twice(
     assert await judge(machine) == 0
     [failure] = (await record(machine, user=0))["failures"]
     assert (failure["digest"], failure["state"]) == (commit, "rolled-back")
+    shown = json.loads((await ctl(machine, "health", "--json", user=PERSON)).stdout)
+    assert (shown["health"], shown["failures"][0]["digest"]) == ("good", commit)
     assert failure["reasons"] == [f"/{CHECK}: exit status 1: found 2"]
     assert machine.path("/var/lib/bootcd/health.json").stat().st_mode & 0o777 == 0o600
 
@@ -120,7 +130,7 @@ async def test_version_that_was_good_once_is_left_alone(updated: tuple[Machine, 
 
 
 async def test_rollback_that_is_switched_off_is_not_done(updated: tuple[Machine, str]) -> None:
-    machine, _ = updated
+    machine, commit = updated
     config = machine.path("/run/bootcd/config.d/10-test.toml")
     config.parent.mkdir(parents=True)
     config.write_text("[health]\nrollback = false\n")
@@ -130,5 +140,15 @@ async def test_rollback_that_is_switched_off_is_not_done(updated: tuple[Machine,
     found = await record(machine)
     assert (found["last"]["reason"], reboots(machine)) == ("automatic rollback is switched off", False)
     assert found["failures"][0]["state"] == "bad"
-    await machine.run([sys.executable, "-m", "bootcd.health", "clear"])
+    assert (await ctl(machine, "health")).returncode == 78
+    assert (await ctl(machine, "health", "clear", user=PERSON)).returncode == 4
+    assert (await ctl(machine, "health", "clear", "sha256:other")).returncode == 2
+    assert (await ctl(machine, "health", "clear", commit)).stdout == f"{commit} may be taken again\n"
     assert (await record(machine))["failures"] == []
+
+
+async def test_boot_that_was_not_judged_yet_is_told(machine_factory: MachineFactory) -> None:
+    done = await ctl(await machine_factory(), "health")
+
+    assert done.returncode == 5
+    assert "has not been judged yet" in done.stderr

@@ -33,7 +33,11 @@ def test_retryable_registry_errors_share_the_code_that_says_try_again() -> None:
 def test_meanings_list_every_code_once_in_ascending_order() -> None:
     codes = [code for code, _ in exitcodes.MEANINGS]
     assert codes == sorted(set(codes))
-    assert set(codes) == set(exitcodes.CODES.values()) | {exitcodes.DONE, exitcodes.NOTHING_NEW}
+    assert set(codes) == set(exitcodes.CODES.values()) | {
+        exitcodes.DONE,
+        exitcodes.NOTHING_NEW,
+        exitcodes.UNHEALTHY,
+    }
 
 
 @pytest.mark.parametrize(
