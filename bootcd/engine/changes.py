@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from bootcd.engine.lock import locked
+from bootcd.engine.bound import BoundImages
+from bootcd.engine.cleanup import clean_up
+from bootcd.engine.lock import lock
 from bootcd.engine.protocol import Report
 from bootcd.host import process
-from bootcd.model.errors import BackendFailed, BootcdError, NoSuchDeployment, Unsupported, WrongState
-from bootcd.model.job import JobKind, JobRequest, JobState, Outcome, Phase, Progress
-from bootcd.ostree.garbage import drop_unused_refs, hand_back_image
+from bootcd.model.errors import BackendFailed, NoSuchDeployment, Unsupported, WrongState
+from bootcd.model.job import JobKind, JobRequest, JobState, Outcome, Phase, Progress, WorkerSettings
+from bootcd.ostree.garbage import hand_back_image
 from bootcd.ostree.libostree import one_line
 from bootcd.ostree.selection import find_deployment
 from bootcd.ostree.sysroot import Sysroot, deployment_id, kernel_arguments
 from bootcd.ostreefmt.kargs_change import KargsChange, change_kargs, check_change
-
-log = logging.getLogger(__name__)
 
 _UNLOCK_SECS = 30.0
 _STAGING = Progress(phase=Phase.STAGE, cancellable=False)
 
 
 class Changes:
-    def __init__(self, sysroot: Sysroot) -> None:
+    def __init__(self, sysroot: Sysroot, settings: WorkerSettings) -> None:
         self._sysroot = sysroot
+        self._bound = BoundImages(sysroot, settings)
         self._chosen = ""
 
     # kernel arguments
@@ -51,10 +52,9 @@ class Changes:
                 self._sysroot.set_staged_lock(locked)
                 return True
             self._sysroot.restage(wanted, locked=locked)
-            self._clean_up()
             return True
 
-        return await self._locked(change)
+        return await self._locked(change, leaves_garbage=True)
 
     # pins
 
@@ -100,10 +100,9 @@ class Changes:
             dropped = self._sysroot.image_digest(deployment) or commit
             self._sysroot.drop(deployment)
             hand_back_image(self._sysroot, image, commit)
-            self._clean_up()
             return True
 
-        outcome = await self._locked(change)
+        outcome = await self._locked(change, leaves_garbage=True)
         return outcome.model_copy(update={"dropped": dropped})
 
     def _require_droppable(self, deployment: Any) -> None:
@@ -161,16 +160,12 @@ class Changes:
                 return deployment
         raise NoSuchDeployment("another program has removed this deployment meanwhile")
 
-    async def _locked(self, change: Callable[[], bool]) -> Outcome:
-        return Outcome(state=JobState.DONE, changed=await locked(self._sysroot, change))
-
-    def _clean_up(self) -> None:
-        try:
-            drop_unused_refs(self._sysroot)
-            self._sysroot.cleanup()
-        except BootcdError as error:
-            # What was asked for is done all the same; the next change cleans up after both.
-            log.warning("what is not needed any more stays on the disk: %s", error.message)
+    async def _locked(self, change: Callable[[], bool], *, leaves_garbage: bool = False) -> Outcome:
+        async with lock(self._sysroot):
+            changed = await asyncio.to_thread(change)
+            if changed and leaves_garbage:
+                await clean_up(self._sysroot, self._bound)
+        return Outcome(state=JobState.DONE, changed=changed)
 
 
 def _change(request: JobRequest) -> KargsChange:

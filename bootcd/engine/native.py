@@ -31,7 +31,7 @@ class NativeEngine:
         self._root = Path(settings.sysroot)
         self._sysroot = Sysroot(self._root, own_mounts=own_mounts)
         pulls, deployments = Pulls(self._sysroot, settings, clock), Deployments(self._sysroot)
-        changes = Changes(self._sysroot)
+        changes = Changes(self._sysroot, settings)
         self._verbs: Mapping[JobKind, tuple[_Prepare, _Run]] = {
             JobKind.CHECK: (pulls.prepare_check, pulls.check),
             JobKind.UPGRADE: (pulls.prepare_upgrade, pulls.upgrade),

@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bootcd.engine.bound import BoundImages
+from bootcd.engine.cleanup import clean_up
 from bootcd.engine.lock import lock, locked
 from bootcd.engine.notes import release_notes
 from bootcd.engine.protocol import Report
@@ -54,15 +56,12 @@ from bootcd.oci.manifest import (
 )
 from bootcd.oci.reference import parse_reference
 from bootcd.oci.resolve import ResolvedImage
-from bootcd.ostree.boundimages import read_bound_images
 from bootcd.ostree.fetch import ImportProgress, LayerCount
-from bootcd.ostree.garbage import drop_unused_refs
 from bootcd.ostree.image import Image, check_bootable, missing_layers
 from bootcd.ostree.importer import INDEX_DIGEST_KEY, Importer
 from bootcd.ostree.sysroot import Sysroot
 from bootcd.ostreefmt.metadata import TRUST, cached_update_metadata, parse_merge_metadata
 from bootcd.ostreefmt.origin import REGISTRY, RemoteSignature, SignaturePolicy, TrackedImage
-from bootcd.podman import BoundImageStore
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +77,7 @@ class Pulls:
         self._clock = clock
         self._root = Path(settings.sysroot)
         self._trust = Trust(settings, clock)
+        self._bound = BoundImages(sysroot, settings)
 
     def prepare_check(self, _: JobRequest) -> None:
         self._require_allowed(self._sysroot.tracked_image())
@@ -235,14 +235,13 @@ class Pulls:
                 result = await importer.run(image, source.open_blob, counted)
             update = update.model_copy(update={"trust": result.verdict})
             done = _progress(counted, image)
-            bound = await asyncio.to_thread(read_bound_images, repository, result.commit)
-            await self._pull_bound(bound, report)
+            await self._bound.pull(result.commit, report)
             report(done.model_copy(update={"phase": Phase.STAGE, "cancellable": False}))
             await asyncio.to_thread(self._sysroot.stage, result.commit, tracked, locked=request.download_only)
             report(done.model_copy(update={"phase": Phase.CLEANUP, "cancellable": False}))
             if request.kind is JobKind.SWITCH and not request.retain:
                 await asyncio.to_thread(self._sysroot.drop_followed_ref)
-            await self._clean_up()
+            await clean_up(self._sysroot, self._bound)
         return Outcome(state=JobState.DONE, changed=True, update=update, bytes_fetched=result.bytes_fetched)
 
     def _require_unchanged(self, request: JobRequest, tracked: TrackedImage) -> None:
@@ -250,48 +249,6 @@ class Pulls:
         self._sysroot.require_unmodified()
         if request.kind is JobKind.UPGRADE and self._upgrade_target(request) != tracked:
             raise Busy("another program has made this host track another image meanwhile", hint="try again")
-
-    async def _pull_bound(self, images: list[str], report: Report) -> None:
-        """Pull the images that are bound to a host image, before a deployment of it can be booted."""
-        if not images:
-            return
-        store = self._bound_store()
-        progress = Progress(phase=Phase.BOUND_IMAGES, steps_total=len(images))
-        report(progress)
-        await store.create()
-        for done, image in enumerate(images, 1):
-            await store.pull(image)
-            report(progress.model_copy(update={"steps_done": done}))
-
-    async def _remove_unbound(self) -> None:
-        """Remove the images no deployment is bound to; one that cannot be read keeps all of them."""
-        store = self._bound_store()
-        if not store.exists:
-            return
-        wanted: set[str] = set()
-        for deployment in self._sysroot.deployments:
-            commit = deployment.get_csum()
-            wanted.update(await asyncio.to_thread(read_bound_images, self._sysroot.repository, commit))
-            # A store made by bootc may hold host images as well.
-            if (image := self._sysroot.image(deployment)) is not None:
-                wanted.add(image.name)
-        await store.remove_except(wanted)
-
-    def _bound_store(self) -> BoundImageStore:
-        return BoundImageStore(
-            self._root / "ostree/bootc/storage",
-            auth_files=self._settings.auth_files,
-            insecure_registries=self._settings.insecure_registries,
-        )
-
-    async def _clean_up(self) -> None:
-        try:
-            await asyncio.to_thread(drop_unused_refs, self._sysroot)
-            await asyncio.to_thread(self._sysroot.cleanup)
-            await self._remove_unbound()
-        except BootcdError as error:
-            # The update is staged all the same; the next one cleans up after both.
-            log.warning("what is not needed any more stays on the disk: %s", error.message)
 
     # what the verbs share
 

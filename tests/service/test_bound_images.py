@@ -11,6 +11,7 @@ import pytest
 
 from bootcd.model.job import JobKind, Outcome
 from tests.adapter.ostree.test_importer import KERNEL
+from tests.support.deployed import deploy_first, prepared_host
 from tests.support.host import PYTHON, run_worker
 from tests.support.machine import Machine
 from tests.support.oci_image import file, make_image, make_layer, symlink
@@ -49,10 +50,14 @@ class Site:
         return sorted(path.name for path in self.sysroot.glob("ostree/deploy/*/deploy/*.origin"))
 
     def stored(self) -> set[str]:
-        """Return the names of the images in the store, without their registry."""
-        found = list((self.sysroot / "ostree/bootc/storage").glob("*-images/images.json"))
-        entries = json.loads(found[0].read_bytes()) if found else []
-        return {name.rpartition("/")[2].partition(":")[0] for entry in entries for name in entry["names"]}
+        return stored(self.sysroot)
+
+
+def stored(sysroot: Path) -> set[str]:
+    """Return the names of the images in the store, without their registry."""
+    found = list((sysroot / "ostree/bootc/storage").glob("*-images/images.json"))
+    entries = json.loads(found[0].read_bytes()) if found else []
+    return {name.rpartition("/")[2].partition(":")[0] for entry in entries for name in entry["names"]}
 
 
 @pytest.fixture
@@ -101,3 +106,38 @@ async def test_bound_image_that_cannot_be_understood_keeps_the_host_as_it_is(sit
     assert outcome.error is not None
     assert outcome.error.name == "NotBootable"
     assert site.deployments() == []
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+async def test_bound_images_go_with_a_drop_and_with_a_change_of_kernel_arguments(tmp_path: Path) -> None:
+    async with prepared_host(tmp_path) as host:
+        containers = host.tree("1") / "usr/etc/containers"
+        write(containers / "policy.json", '{"default": [{"type": "insecureAcceptAnything"}]}')
+        roots = 'graphroot = "/var/lib/containers"\nrunroot = "/run/containers"\n'
+        write(containers / "storage.conf", f'[storage]\ndriver = "vfs"\n{roots}')
+        for number, name in (("2", "web"), ("3", "db")):
+            await host.registry.push(name, "1", make_image([make_layer([file("app", name.encode())])]))
+            quadlet = host.tree(number) / f"usr/share/containers/systemd/{name}.image"
+            write(quadlet, f"[Image]\nImage={host.registry.host}/{name}:1\n")
+            link = host.tree(number) / BOUND / quadlet.name
+            link.parent.mkdir(parents=True)
+            link.symlink_to(f"/usr/share/containers/systemd/{quadlet.name}")
+        await deploy_first(host)
+
+        await host.publish("2")
+        await host.done(JobKind.UPGRADE)
+        assert stored(host.machine.sysroot) == {"web"}
+        await host.done(JobKind.DROP, deployment="staged")
+        assert stored(host.machine.sysroot) == set()
+
+        await host.publish("3")
+        await host.done(JobKind.UPGRADE)
+        assert stored(host.machine.sysroot) == {"db"}
+        # Another program takes it off the host, and knows nothing of the store.
+        await host.machine.run(["ostree", "admin", "undeploy", "0"])
+        await host.done(JobKind.KERNEL_ARGUMENTS, append=("audit=0",))
+        assert stored(host.machine.sysroot) == set()
