@@ -6,6 +6,7 @@ Transports: containers-transports(5).
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from bootcd.oci.trust.attachment import Attachment
 from bootcd.oci.trust.registriesd import SignatureStorage
 from bootcd.oci.trust.scopes import registry_scopes
 from bootcd.ostreefmt.origin import REGISTRY, TrackedImage
+from bootcd.ostreefmt.origin import TRANSPORTS as ALL_TRANSPORTS
 from bootcd.registry.certificates import CERTIFICATE_DIRS, Certificates
 from bootcd.registry.client import RegistryClient
 from bootcd.registry.configuration import load_registries
@@ -30,6 +32,9 @@ from bootcd.registry.failures import Target
 from bootcd.registry.notes import release_notes
 from bootcd.registry.signatures import attached_signatures, lookaside_signatures
 from bootcd.transports.source import TRANSPORTS, open_local
+
+_FILES = ("oci", "oci-archive", "docker-archive", "dir")
+"Transports whose name begins with a path."
 
 
 class ImageSource(Protocol):
@@ -85,6 +90,29 @@ def open_source(tracked: TrackedImage, settings: WorkerSettings) -> AbstractAsyn
             tracked.transport, name, tag, tracked.image_ref_name, stall_timeout=settings.stall_timeout_secs
         )
     raise Unsupported(f"images of transport {tracked.transport} cannot be pulled yet")
+
+
+def parse_source(text: str) -> TrackedImage:
+    """Return the image that words of a command line name: with a transport, or of a registry.
+
+    Raises InvalidImage.
+    """
+    if text.startswith(("docker://", "registry:")):
+        return named_image(REGISTRY, text.removeprefix("docker://").removeprefix("registry:"))
+    transport, colon, name = text.partition(":")
+    # `oci:5000/x` is a host and its port.
+    if colon and transport in ALL_TRANSPORTS and not re.match(r"[0-9]+/", name):
+        return named_image(transport, name)
+    return named_image(REGISTRY, text)
+
+
+def named_image(transport: str, name: str) -> TrackedImage:
+    """Return the image `name` of a transport; a path is taken from the current directory."""
+    if transport == REGISTRY:
+        return TrackedImage.registry(str(parse_reference(name)))
+    if transport in _FILES and name and not name.startswith("/"):
+        name = f"{Path.cwd()}/{name}"
+    return TrackedImage.unverified(transport, name)
 
 
 def _open_registry(

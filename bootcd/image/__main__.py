@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from bootcd import __version__
 from bootcd.model.errors import BootcdError, InvalidArguments
+
+_SPOOL = "/var/tmp"  # noqa: S108 - files there have no names
+_MAX_LAYERS = 512
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,7 +39,83 @@ def build_parser() -> argparse.ArgumentParser:
     push.add_argument("--plain-http", action="store_true", help="the registry speaks no TLS")
     push.add_argument("--ca-file", metavar="PATH", default="", help="certificates to accept the registry by")
     push.set_defaults(run=_push)
+    _add_rechunk(nouns)
     return parser
+
+
+def _add_rechunk(commands: Any) -> None:
+    text = "write an image anew, with layers that follow what changes together"
+    rechunk = commands.add_parser("rechunk", help=text, description=text, allow_abbrev=False)
+    rechunk.add_argument("source", metavar="IMAGE", help="image reference, or with a transport: oci:PATH:TAG")
+    rechunk.add_argument(
+        "destination", metavar="DESTINATION", help="oci:PATH[:TAG] or oci-archive:PATH[:TAG]"
+    )
+    rechunk.add_argument(
+        "--previous",
+        metavar="IMAGE",
+        action="append",
+        default=[],
+        help="an older version, whose layout is kept and whose changes count; may repeat, the oldest first",
+    )
+    rechunk.add_argument(
+        "--max-layers", metavar="N", type=_between(1, _MAX_LAYERS), default=64, help="bound of layers (64)"
+    )
+    rechunk.add_argument(
+        "--level", metavar="N", type=_between(1, 19), default=9, help="zstd compression, 1 to 19 (9)"
+    )
+    rechunk.add_argument(
+        "--arch", metavar="ARCH", default="", help="platform of an index, such as arm64 (this machine's)"
+    )
+    rechunk.add_argument(
+        "--spool-dir",
+        metavar="PATH",
+        type=Path,
+        default=Path(_SPOOL),
+        help=f"directory for the files while they are sorted ({_SPOOL})",
+    )
+    rechunk.add_argument("--json", action="store_true", help="print the report as JSON")
+    rechunk.add_argument(
+        "--authfile", metavar="PATH", default="", help="credentials, as podman login writes them"
+    )
+    rechunk.add_argument("--plain-http", action="store_true", help="registries speak no TLS")
+    rechunk.add_argument("--ca-file", metavar="PATH", default="", help="certificates to accept registries by")
+    rechunk.set_defaults(run=_rechunk)
+
+
+def _between(low: int, high: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"not a number from {low} to {high}")
+        return int(text)
+
+    return number
+
+
+def _rechunk(options: argparse.Namespace) -> str:
+    import asyncio
+
+    from bootcd.image.rechunk import Options, rechunk
+    from bootcd.model.job import WorkerSettings
+
+    settings = WorkerSettings(
+        auth_files=(options.authfile,) if options.authfile else (), ca_file=options.ca_file
+    )
+    report = asyncio.run(
+        rechunk(
+            Options(
+                source=options.source,
+                destination=options.destination,
+                previous=tuple(options.previous),
+                max_layers=options.max_layers,
+                level=options.level,
+                architecture=options.arch,
+                spool=options.spool_dir,
+                settings=settings,
+                plain_http=options.plain_http,
+            )
+        )
+    )
+    return report.model_dump_json() if options.json else str(report)
 
 
 def _push(options: argparse.Namespace) -> str:

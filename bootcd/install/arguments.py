@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bootcd.config import CONFIG_DIRS, load_config
+from bootcd.engine.source import named_image, parse_source
 from bootcd.host.clock import SystemClock
 from bootcd.host.files import read_bounded
 from bootcd.install.layout import Filesystem, parse_root_size
@@ -28,12 +29,9 @@ from bootcd.install.to_disk import DiskOptions
 from bootcd.install.to_filesystem import FilesystemOptions
 from bootcd.model.errors import InvalidArguments, InvalidConfig
 from bootcd.model.job import WorkerSettings
-from bootcd.oci.reference import parse_reference
 from bootcd.ostreefmt.kargs import DEPLOYMENT_KARG, rust_architecture, split_kargs
-from bootcd.ostreefmt.origin import REGISTRY, TRANSPORTS, SignaturePolicy, TrackedImage
+from bootcd.ostreefmt.origin import SignaturePolicy, TrackedImage
 
-_FILES = ("oci", "oci-archive", "docker-archive", "dir")
-"Transports whose name begins with a path."
 _KEYS_LIMIT = 64 << 10
 _STATEROOT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
@@ -64,7 +62,7 @@ def common_options(arguments: argparse.Namespace) -> Options:
     source = parse_source(arguments.source_imgref)
     target = source
     if arguments.target_imgref:
-        target = _tracked(arguments.target_transport, arguments.target_imgref)
+        target = named_image(arguments.target_transport, arguments.target_imgref)
     if arguments.enforce_container_sigpolicy:
         target = TrackedImage(target.transport, target.name, SignaturePolicy.CONTAINER_POLICY)
     stateroot = arguments.stateroot
@@ -88,25 +86,6 @@ def common_options(arguments: argparse.Namespace) -> Options:
         spool=arguments.spool_dir,
         bound_images=BoundImages(arguments.bound_images),
     )
-
-
-def parse_source(text: str) -> TrackedImage:
-    """Return the image an option names: with a transport, or of a registry. Raises InvalidImage."""
-    if text.startswith(("docker://", "registry:")):
-        return _tracked(REGISTRY, text.removeprefix("docker://").removeprefix("registry:"))
-    transport, colon, name = text.partition(":")
-    # `oci:5000/x` is a host and its port.
-    if colon and transport in TRANSPORTS and not re.match(r"[0-9]+/", name):
-        return _tracked(transport, name)
-    return _tracked(REGISTRY, text)
-
-
-def _tracked(transport: str, name: str) -> TrackedImage:
-    if transport == REGISTRY:
-        return TrackedImage.registry(str(parse_reference(name)))
-    if transport in _FILES and name and not name.startswith("/"):
-        name = f"{Path.cwd()}/{name}"
-    return TrackedImage.unverified(transport, name)
 
 
 def worker_settings(directories: Sequence[Path] | None) -> WorkerSettings:

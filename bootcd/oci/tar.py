@@ -87,6 +87,8 @@ class TarEntry:
     "Target of HARDLINK and SYMLINK, else empty."
     mtime: int
     xattrs: dict[str, bytes]
+    device: tuple[int, int] = (0, 0)
+    "Major and minor number of a CHARACTER or BLOCK device."
 
 
 # Looked up once per entry; attributes of an Enum class are slow to get at.
@@ -94,6 +96,7 @@ _FILE = EntryType.FILE
 _DIRECTORY = EntryType.DIRECTORY
 _HARDLINK = EntryType.HARDLINK
 _SYMLINK = EntryType.SYMLINK
+_DEVICES = frozenset({EntryType.CHARACTER, EntryType.BLOCK})
 _V7_FILE = 0
 _CONTIGUOUS, _GNU_LONG_NAME, _GNU_LONG_LINK, _PAX, _PAX_GLOBAL = b"7LKxg"
 _TYPES = {**dict(zip(b"0123456", EntryType, strict=True)), _V7_FILE: _FILE, _CONTIGUOUS: _FILE}
@@ -305,6 +308,9 @@ class TarReader:
             gid = _cached_number(header[116:124])
             size = _number(header[124:136])
             mtime = _cached_number(header[136:148])
+            device = (0, 0)
+            if kind in _DEVICES:
+                device = _number(header[329:337]), _number(header[337:345])
             xattrs: dict[str, bytes] = {}
             if pax:
                 uid = _decimal(pax.get(b"uid"), uid)
@@ -316,11 +322,13 @@ class TarReader:
             raise self._error("has a malformed number in its header") from error
         if not (0 <= uid <= _MAX_ID and 0 <= gid <= _MAX_ID):
             raise self._error("has an owner out of range")
+        if min(device) < 0:
+            raise self._error("has a device number out of range")
         if not 0 <= size <= _MAX_FILE_BYTES or mode < 0:
             raise self._error("has a size or mode out of range")
         if kind is not _FILE:
             size = 0
-        return TarEntry(name, kind, mode & 0o7777, uid, gid, size, linkname, mtime, xattrs)
+        return TarEntry(name, kind, mode & 0o7777, uid, gid, size, linkname, mtime, xattrs, device)
 
     def _text(self, raw: bytes, what: str) -> str:
         if not raw:

@@ -11,11 +11,14 @@ from tests.meta.test_command_documented import MAN, needs_man, rendered
 
 COMPLETION = Path(__file__).resolve().parents[2] / "bootcd/image/completion"
 PAGE = MAN / "bootcd-image.1"
-OPTIONS = {"--help", "--version", "--authfile", "--plain-http", "--ca-file"}
+OPTIONS = {
+    *("--help", "--version", "--authfile", "--plain-http", "--ca-file", "--previous", "--max-layers"),
+    *("--level", "--arch", "--spool-dir", "--json"),
+}
 
 
 def test_options_named_here_are_those_of_the_parser(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["--help"], ["notes", "push", "--help"]):
+    for arguments in (["--help"], ["notes", "push", "--help"], ["rechunk", "--help"]):
         with pytest.raises(SystemExit):
             build_parser().parse_args(arguments)
     assert set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out)) | {"--version"} == OPTIONS

@@ -3,8 +3,18 @@
 _bootcd_image() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     case "$COMP_CWORD:${COMP_WORDS[1]}:${COMP_WORDS[2]}" in
-        1:*) mapfile -t COMPREPLY < <(compgen -W 'notes --help --version' -- "$current") ;;
+        1:*) mapfile -t COMPREPLY < <(compgen -W 'notes rechunk --help --version' -- "$current") ;;
         2:notes:*) mapfile -t COMPREPLY < <(compgen -W 'push --help' -- "$current") ;;
+        *:rechunk:*)
+            if [[ $current == -* ]]; then
+                mapfile -t COMPREPLY < <(compgen -W '--help --previous --max-layers --level --arch --spool-dir
+                    --json --authfile --plain-http --ca-file' -- "$current")
+            elif [[ $previous == --arch ]]; then
+                mapfile -t COMPREPLY < <(compgen -W 'amd64 arm64 ppc64le riscv64 s390x' -- "$current")
+            else
+                mapfile -t COMPREPLY < <(compgen -W 'oci: oci-archive:' -f -- "$current")
+            fi
+            ;;
         *:notes:push)
             if [[ $current == -* && $previous != --authfile && $previous != --ca-file ]]; then
                 mapfile -t COMPREPLY < <(compgen -W '--help --authfile --plain-http --ca-file' -- "$current")

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from bootcd.engine.source import parse_source
 from bootcd.install.__main__ import main
-from bootcd.install.arguments import common_options, parse_source
+from bootcd.install.arguments import common_options
 from bootcd.install.cli import REFUSED_OPTIONS, REFUSED_VERBS, build_parser
 from bootcd.install.prepare import Options
 from bootcd.model.errors import BootcdError, InvalidArguments, InvalidImage

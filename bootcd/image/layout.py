@@ -1,0 +1,159 @@
+"""An OCI image layout being written: blobs first, the index that names the image last.
+
+https://github.com/opencontainers/image-spec/blob/main/image-layout.md
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import zstandard
+
+from bootcd.host.files import read_bounded, sync_directory, write_atomic
+from bootcd.image.flatten import Node, Spool
+from bootcd.model.errors import InvalidLayout, InvalidManifest
+from bootcd.oci.manifest import INDEX_MEDIA_TYPES, MAX_MANIFEST_BYTES
+from bootcd.oci.resolve import digest_of
+from bootcd.oci.strictjson import parse_object
+from bootcd.oci.tar import EntryType, TarEntry
+from bootcd.oci.tarwrite import END, header, padding
+
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+zstd"
+_REF_NAME = "org.opencontainers.image.ref.name"
+_VERSION = b'{"imageLayoutVersion":"1.0.0"}'
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One entry of a layer to be; a hard link if `link` names an item before it."""
+
+    path: str
+    node: Node
+    link: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenLayer:
+    digest: str
+    size: int
+    diff_id: str
+
+
+class LayoutWriter:
+    """A layout directory, made if it is not there; what it holds already stays."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._blobs = path / "blobs/sha256"
+        self._blobs.mkdir(parents=True, exist_ok=True)
+
+    def add_layer(self, items: Iterator[Item], spool: Spool, level: int) -> WrittenLayer:
+        """Write a layer compressed with zstd. Blocks; by any number of threads at a time."""
+        with self._new_blob() as (file, compressed):
+            plain = hashlib.sha256()
+            # One thread: the number of them changes the bytes.
+            compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)
+            sink = _Hashing(file, compressed)
+            with compressor.stream_writer(sink, closefd=False) as stream:  # type: ignore[arg-type]
+                for chunk in _archive(items, spool):
+                    plain.update(chunk)
+                    stream.write(chunk)
+        return WrittenLayer(f"sha256:{compressed.hexdigest()}", sink.size, f"sha256:{plain.hexdigest()}")
+
+    def add_document(self, data: bytes, media_type: str) -> dict[str, Any]:
+        """Write a config or manifest; return its descriptor."""
+        with self._new_blob() as (file, running):
+            file.write(data)
+            running.update(data)
+        return {"mediaType": media_type, "digest": digest_of(data), "size": len(data)}
+
+    def name_image(self, descriptor: dict[str, Any], tag: str) -> None:
+        """Enter the image into the index, in the place of the one that had its tag, or of the one without."""
+        sync_directory(self._blobs)
+        entry = descriptor | ({"annotations": {_REF_NAME: tag}} if tag else {})
+        others = [
+            other for other in self._entries() if other.get("annotations", {}).get(_REF_NAME, "") != tag
+        ]
+        write_atomic(self.path / "oci-layout", _VERSION, mode=0o644)
+        write_atomic(self.path / "index.json", to_json(_index([*others, entry])), mode=0o644)
+
+    def _entries(self) -> list[dict[str, Any]]:
+        try:
+            data = read_bounded(self.path / "index.json", MAX_MANIFEST_BYTES)
+        except FileNotFoundError:
+            return []
+        index = parse_object(
+            data, what="index of the layout", limit_bytes=MAX_MANIFEST_BYTES, error=InvalidManifest
+        )
+        entries = index.get("manifests")
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise InvalidLayout(f"{self.path}/index.json lists no images", image=str(self.path))
+        return entries
+
+    @contextmanager
+    def _new_blob(self) -> Iterator[tuple[IO[bytes], Any]]:
+        """Write a file that is named by its digest once it is complete and on the disk."""
+        running = hashlib.sha256()
+        with tempfile.NamedTemporaryFile(dir=self._blobs, prefix=".", suffix=".new", delete=False) as file:
+            temporary = Path(file.name)
+            try:
+                yield file, running
+                file.flush()
+                os.fchmod(file.fileno(), 0o644)
+                os.fsync(file.fileno())
+                temporary.rename(self._blobs / running.hexdigest())
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+
+
+class _Hashing:
+    def __init__(self, file: IO[bytes], running: Any) -> None:
+        self._file = file
+        self._running = running
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self._running.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+
+def _archive(items: Iterator[Item], spool: Spool) -> Iterator[bytes]:
+    for item in items:
+        entry = item.node.entry
+        if item.link:
+            yield header(
+                TarEntry(
+                    *(item.path, EntryType.HARDLINK, entry.mode, entry.uid, entry.gid),
+                    *(0, item.link, entry.mtime, {}),
+                )
+            )
+            continue
+        yield header(
+            TarEntry(
+                *(item.path or ".", entry.type, entry.mode, entry.uid, entry.gid),
+                *(entry.size, entry.linkname, entry.mtime, entry.xattrs, entry.device),
+            )
+        )
+        if entry.type is EntryType.FILE:
+            yield from spool.chunks(item.node)
+            yield padding(entry.size)
+    yield END
+
+
+def _index(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"schemaVersion": 2, "mediaType": INDEX_MEDIA_TYPES[0], "manifests": entries}
+
+
+def to_json(value: dict[str, Any]) -> bytes:
+    """Serialise a document the same way always."""
+    return json.dumps(value, separators=(",", ":"), sort_keys=True).encode()

@@ -1,0 +1,348 @@
+"""An image written anew, with layers that follow what changes together.
+
+    layers -> tree -> files by component -> plan -> layers, config, manifest -> layout
+
+The same image, options and versions before it give the same bytes, with the same release of zstd; the
+digests of the uncompressed layers do not depend on that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bootcd.engine.source import ImageSource, open_source, parse_source
+from bootcd.image.database import find_owners
+from bootcd.image.destination import Destination, open_destination
+from bootcd.image.flatten import Spool, Tree, apply_layer
+from bootcd.image.grouping import (
+    UNPACKAGED,
+    Grouping,
+    count_changes,
+    directories_of,
+    empty_directories,
+    fingerprints,
+    group_files,
+    keep_times,
+    size_of,
+)
+from bootcd.image.layering import Component, Layering, plan_layers
+from bootcd.image.layout import LAYER_TYPE, Item, LayoutWriter, WrittenLayer, to_json
+from bootcd.image.owners import is_database
+from bootcd.image.report import RechunkReport, Transfer, UpgradeReport
+from bootcd.model.errors import InvalidManifest, Unsupported
+from bootcd.model.job import WorkerSettings
+from bootcd.oci.changes import layer_changes
+from bootcd.oci.manifest import (
+    MANIFEST_MEDIA_TYPES,
+    MAX_CONFIG_BYTES,
+    ImageManifest,
+    host_architecture,
+    parse_manifest,
+)
+from bootcd.oci.reference import parse_reference
+from bootcd.oci.resolve import ResolvedImage, digest_of
+from bootcd.oci.strictjson import parse_object
+from bootcd.ostree.image import FINAL_DIFF_ID
+from bootcd.ostree.layer import unpack
+from bootcd.ostree.libostree import host_errors
+from bootcd.ostree.stream import BytePipe, ByteSource, cancelled
+from bootcd.ostreefmt.origin import REGISTRY
+
+COMPONENTS = "org.bootcd.layer.components"
+"Annotation of a layer: a JSON array of the components in it, by which the next version keeps its layout."
+
+_CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+_PIPE_BYTES = 4 << 20
+_WRITERS = 4
+_CREATED_BY = "bootcd-image rechunk"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says; images are by the names it has for them."""
+
+    source: str
+    destination: str
+    previous: tuple[str, ...] = ()
+    "Older versions, the oldest first."
+    max_layers: int = 64
+    level: int = 9
+    architecture: str = ""
+    "As in the platform of an index; the machine's own if empty."
+    spool: Path = Path("/var/tmp")  # noqa: S108 - files there have no names
+    settings: WorkerSettings = field(default_factory=WorkerSettings)
+    plain_http: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """An image that was read."""
+
+    name: str
+    image: ResolvedImage
+    tree: Tree
+    grouping: Grouping
+    database: str
+    prints: dict[str, bytes]
+
+
+async def rechunk(options: Options) -> RechunkReport:
+    """Write the image anew. Nothing of the destination is changed before all of it is there.
+
+    Raises what reading and writing images raises, and Unsupported.
+    """
+    destination = Destination.parse(options.destination)
+    history: list[dict[str, bytes]] = []
+    previous: _Version | None = None
+    with host_errors("keep the files of the image", path=str(options.spool)):
+        for name in options.previous:
+            with Spool(options.spool) as spool:
+                previous = await _read(name, options, spool, is_database)
+            history.append(previous.prints)
+        with Spool(options.spool) as spool:
+            version = await _read(options.source, options, spool, lambda _: True)
+            keep_times(version.tree, previous.tree if previous else {})
+            layering = _plan(version, history, previous, options.max_layers)
+            with (
+                host_errors("write the image", path=str(destination.path)),
+                open_destination(destination) as layout,
+            ):
+                layers = await _write_layers(layout, version, layering, spool, options.level)
+                manifest = _write_image(layout, version.image, layering, layers, destination.tag)
+    return _report(options, version, layering, manifest, previous)
+
+
+async def _read(name: str, options: Options, spool: Spool, keeps: Callable[[str], bool]) -> _Version:
+    async with _opened(name, options) as source:
+        architecture, variant = options.architecture, None
+        if not architecture:
+            architecture, variant = host_architecture(os.uname().machine)
+        image = await source.resolve(architecture=architecture, variant=variant)
+        if FINAL_DIFF_ID in image.config.labels:
+            raise Unsupported(
+                f"{name} is made from an ostree commit, and its layers are those of its components already"
+            )
+        tree: Tree = {}
+        for number in range(len(image.manifest.layers)):
+            await _apply(tree, source, image, number, spool, keeps)
+    owners, database = await asyncio.to_thread(find_owners, tree, spool)
+    grouping = group_files(tree, owners)
+    return _Version(name, image, tree, grouping, database, fingerprints(grouping))
+
+
+@asynccontextmanager
+async def _opened(name: str, options: Options) -> AsyncIterator[ImageSource]:
+    tracked = parse_source(name)
+    settings = options.settings
+    if options.plain_http and tracked.transport == REGISTRY:
+        insecure = frozenset({parse_reference(tracked.name).registry})
+        settings = settings.model_copy(update={"insecure_registries": insecure})
+    async with open_source(tracked, settings) as source:
+        yield source
+
+
+async def _apply(
+    tree: Tree,
+    source: ImageSource,
+    image: ResolvedImage,
+    number: int,
+    spool: Spool,
+    keeps: Callable[[str], bool],
+) -> None:
+    layer, diff_id = image.manifest.layers[number], image.config.diff_ids[number]
+    pipe = BytePipe(asyncio.get_running_loop(), limit_bytes=_PIPE_BYTES)
+
+    def read(plain: ByteSource) -> None:
+        apply_layer(tree, plain, spool, keeps)
+
+    def work() -> None:
+        try:
+            unpack(
+                pipe,
+                read,
+                compression=layer.compression,
+                compressed_bytes=layer.size,
+                diff_id=diff_id,
+                what=f"layer {layer.digest[:19]}",
+            )
+        except BaseException as error:
+            pipe.abort(error)
+            raise
+
+    reader = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        async with aclosing(source.open_blob(layer)) as chunks:
+            async for chunk in chunks:
+                if not await pipe.feed(chunk):
+                    break
+            else:
+                pipe.end()
+    except BaseException as error:
+        pipe.abort(cancelled() if isinstance(error, asyncio.CancelledError) else error)
+        await asyncio.wait([reader])
+        reader.exception()
+        raise
+    await reader
+
+
+def _plan(
+    version: _Version, history: Sequence[dict[str, bytes]], previous: _Version | None, max_layers: int
+) -> Layering:
+    """Return the layers; that of no component is the files no package owns."""
+    versions = [*history, version.prints]
+    changes = count_changes(versions)
+    if max_layers == 1:
+        return (tuple(sorted({*version.grouping, UNPACKAGED})),)
+    components = [
+        Component(name, size_of(members), changes[name])
+        for name, members in version.grouping.items()
+        if name != UNPACKAGED
+    ]
+    before = layering_of(previous.image.manifest) if previous else ()
+    planned = plan_layers(components, max_layers=max_layers - 1, steps=len(versions) - 1, previous=before)
+    if planned and UNPACKAGED not in version.grouping and not empty_directories(version.tree):
+        return planned
+    return (*planned, (UNPACKAGED,))
+
+
+def layering_of(manifest: ImageManifest) -> Layering:
+    """Return what the layers of an image say about what is in them, if it was rechunked."""
+    found = []
+    for layer in manifest.layers:
+        try:
+            names = json.loads(layer.annotations.get(COMPONENTS, "[]"))
+        except ValueError:
+            continue
+        if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+            found.append(tuple(names))
+    return tuple(found)
+
+
+async def _write_layers(
+    layout: LayoutWriter, version: _Version, layering: Layering, spool: Spool, level: int
+) -> list[WrittenLayer]:
+    empty = empty_directories(version.tree)
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(min(_WRITERS, os.cpu_count() or 1)) as threads:
+        running = [
+            loop.run_in_executor(
+                threads,
+                layout.add_layer,
+                _items(version, components, empty if UNPACKAGED in components else []),
+                spool,
+                level,
+            )
+            for components in layering
+        ]
+        try:
+            return await asyncio.gather(*running)
+        except BaseException:
+            threads.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _items(version: _Version, components: Sequence[str], directories: Sequence[str]) -> Iterator[Item]:
+    """Yield what goes into a layer by path: a directory before what is in it, a file before links to it."""
+    tree = version.tree
+    first: dict[str, str] = {}
+    for component in components:
+        for member in version.grouping.get(component, ()):
+            first |= dict.fromkeys(member.names, member.names[0])
+    paths = {*first, *directories, *directories_of(tree, [*first, *directories])}
+    for path in sorted(paths):
+        leader = first.get(path, path)
+        yield Item(path, tree[path], "" if leader == path else leader)
+
+
+def _write_image(
+    layout: LayoutWriter,
+    image: ResolvedImage,
+    layering: Layering,
+    layers: Sequence[WrittenLayer],
+    tag: str,
+) -> bytes:
+    config = layout.add_document(_config(image, layering, layers), _CONFIG_TYPE)
+    descriptors = []
+    for components, layer in zip(layering, layers, strict=True):
+        descriptor: dict[str, Any] = {"mediaType": LAYER_TYPE, "digest": layer.digest, "size": layer.size}
+        if UNPACKAGED not in components:
+            descriptor["annotations"] = {COMPONENTS: json.dumps(components, separators=(",", ":"))}
+        descriptors.append(descriptor)
+    document: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_MEDIA_TYPES[0],
+        "config": config,
+        "layers": descriptors,
+    }
+    if image.manifest.annotations:
+        document["annotations"] = image.manifest.annotations
+    manifest = to_json(document)
+    layout.name_image(layout.add_document(manifest, MANIFEST_MEDIA_TYPES[0]), tag)
+    return manifest
+
+
+def _config(image: ResolvedImage, layering: Layering, layers: Sequence[WrittenLayer]) -> bytes:
+    """Return the config with the new layers; the steps that made the old ones have none any more."""
+    config = parse_object(
+        image.config_bytes, what="image config", limit_bytes=MAX_CONFIG_BYTES, error=InvalidManifest
+    )
+    steps = config.get("history")
+    kept = [step | {"empty_layer": True} for step in steps or [] if isinstance(step, dict)]
+    created = {"created": config["created"]} if "created" in config else {}
+    added = [created | {"created_by": _step(components)} for components in layering]
+    rootfs = {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]}
+    return to_json(config | {"rootfs": rootfs, "history": [*kept, *added]})
+
+
+def _step(components: Sequence[str]) -> str:
+    text = " ".join(components) or "files of no package"
+    return f"{_CREATED_BY}: {text if len(text) <= 80 else text[:79] + '…'}"
+
+
+def _report(
+    options: Options, version: _Version, layering: Layering, data: bytes, previous: _Version | None
+) -> RechunkReport:
+    manifest = parse_manifest(data, None)
+    assert isinstance(manifest, ImageManifest), "just written"
+    upgrade = None
+    if previous:
+        changed = [
+            layer
+            for components, layer in zip(layering, manifest.layers, strict=True)
+            if any(previous.prints.get(name) != version.prints.get(name) for name in components)
+        ]
+        upgrade = UpgradeReport(
+            previous=previous.name,
+            before=_transfer(previous.image.manifest, version.image.manifest),
+            after=_transfer(previous.image.manifest, manifest),
+            aligned=Transfer(layers=len(changed), bytes=sum(layer.size for layer in changed)),
+            previous_is_rechunked=bool(layering_of(previous.image.manifest)),
+        )
+    return RechunkReport(
+        source=options.source,
+        destination=options.destination,
+        digest=digest_of(data),
+        database=version.database,
+        components=len(version.grouping.keys() - {UNPACKAGED}),
+        unpackaged_bytes=sum(m.node.entry.size for m in version.grouping.get(UNPACKAGED, [])),
+        before=_whole(version.image.manifest),
+        after=_whole(manifest),
+        upgrade=upgrade,
+    )
+
+
+def _transfer(old: ImageManifest, new: ImageManifest) -> Transfer:
+    changes = layer_changes(old, new)
+    return Transfer(layers=changes.added_layers, bytes=changes.added_bytes)
+
+
+def _whole(manifest: ImageManifest) -> Transfer:
+    return Transfer(layers=len(manifest.layers), bytes=sum(layer.size for layer in manifest.layers))

@@ -1,0 +1,76 @@
+"""What rechunking an image came to, for people and for programs."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Report(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Transfer(_Report):
+    """What is downloaded: layers and their compressed bytes."""
+
+    layers: int
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.layers:>4} layers {size(self.bytes):>10}"
+
+
+class UpgradeReport(_Report):
+    """What a host that has the older image downloads."""
+
+    previous: str
+    before: Transfer
+    "With the image as it was given."
+    after: Transfer
+    "With the one that was written."
+    aligned: Transfer
+    "With the one that was written, if the older one had been rechunked into the same layers."
+    previous_is_rechunked: bool
+
+
+class RechunkReport(_Report):
+    source: str
+    destination: str
+    digest: str
+    database: str
+    "Which package database was found: dpkg, rpm, apk, or none if empty."
+    components: int
+    unpackaged_bytes: int
+    before: Transfer
+    after: Transfer
+    upgrade: UpgradeReport | None = None
+
+    def __str__(self) -> str:
+        lines = [
+            f"Wrote {self.destination}, {self.digest}",
+            f"  as it was {self.before}",
+            f"  rechunked {self.after}",
+        ]
+        if self.database:
+            lines.append(
+                f"Packages: {self.components} components ({self.database}); "
+                f"{size(self.unpackaged_bytes)} of files belong to none"
+            )
+        else:
+            lines.append("Packages: the image has no package database, so that all files share a layer")
+        if upgrade := self.upgrade:
+            lines += [
+                f"Upgrade from {upgrade.previous} downloads",
+                f"  as it was {upgrade.before}",
+                f"  rechunked {upgrade.after}",
+            ]
+            if not upgrade.previous_is_rechunked:
+                lines.append(f"  rechunked {upgrade.aligned}   from the older one rechunked likewise")
+        return "\n".join(lines)
+
+
+def size(count: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000  # type: ignore[assignment]
+    return f"{count:.2f} GB"

@@ -1,0 +1,470 @@
+"""Images rechunked by the real command: the same system in other layers, and less to download."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from bootcd.image.__main__ import main
+from bootcd.image.rechunk import COMPONENTS
+from bootcd.oci.resolve import digest_of
+from bootcd.ostree.libostree import OSTree
+from bootcd.ostreefmt.refs import image_ref
+from tests.adapter.ostree.conftest import checkout, new_repository, ostree, run_import
+from tests.support import oci_image
+from tests.support.image_layout import OsImages
+from tests.support.oci_image import (
+    Entry,
+    Image,
+    directory,
+    file,
+    hardlink,
+    make_image,
+    make_layer,
+    opaque,
+    symlink,
+    whiteout,
+)
+from tests.support.oci_layout import REF_NAME, blob_path, write_layout
+from tests.support.tree import Tree, apply_layer, deployed, differences, flatten, scan_tree
+
+CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
+LONG = "/".join(["n" * 200, "m" * 200])
+INFO = "var/lib/dpkg/info"
+BASE = [
+    *(directory(name) for name in ("usr", "usr/bin", "usr/lib", "usr/lib/modules", "usr/lib/modules/6.1")),
+    file("usr/lib/modules/6.1/vmlinuz", b"kernel"),
+    file("usr/lib/modules/6.1/initramfs.img", b"initramfs"),
+    file("usr/lib/os-release", b"ID=test\n"),
+    directory("etc"),
+    directory("var"),
+    directory("dev"),
+    symlink("bin", "usr/bin"),
+]
+
+
+def database(packages: Mapping[str, Iterable[str]], sources: Mapping[str, str] | None = None) -> list[Entry]:
+    """Return what dpkg knows of packages and their files."""
+    status = ""
+    entries = []
+    for name, paths in packages.items():
+        source = f"Source: {sources[name]}\n" if sources and name in sources else ""
+        status += f"Package: {name}\nStatus: install ok installed\n{source}Version: 1\n\n"
+        listed = "".join(f"/{path}\n" for path in paths)
+        entries.append(file(f"{INFO}/{name}.list", f"/.\n{listed}".encode()))
+    return [directory(INFO), file("var/lib/dpkg/status", status.encode()), *entries]
+
+
+def rechunk(tmp_path: Path, source: str, target: str, *options: str, status: int = 0) -> None:
+    assert main(["rechunk", "--level=1", f"--spool-dir={tmp_path}", *options, source, target]) == status
+
+
+def manifest_of(layout: Path, tag: str = "1") -> dict[str, Any]:
+    index = json.loads((layout / "index.json").read_text())
+    (digest,) = {entry["digest"] for entry in index["manifests"] if entry["annotations"].get(REF_NAME) == tag}
+    return dict(json.loads(blob_path(layout, digest).read_text()))
+
+
+def config_of(layout: Path, tag: str = "1") -> dict[str, Any]:
+    return dict(json.loads(blob_path(layout, manifest_of(layout, tag)["config"]["digest"]).read_text()))
+
+
+def archives(layout: Path, tag: str = "1") -> list[tarfile.TarFile]:
+    """Open the layers, each of which has to have the digests that manifest and config say."""
+    opened = []
+    layers, diff_ids = manifest_of(layout, tag)["layers"], config_of(layout, tag)["rootfs"]["diff_ids"]
+    for layer, diff_id in zip(layers, diff_ids, strict=True):
+        blob = blob_path(layout, layer["digest"]).read_bytes()
+        assert (len(blob), digest_of(blob)) == (layer["size"], layer["digest"])
+        plain = zstandard.ZstdDecompressor().decompressobj().decompress(blob)
+        assert digest_of(plain) == diff_id
+        opened.append(tarfile.TarFile(fileobj=io.BytesIO(plain)))
+    return opened
+
+
+def components(layout: Path, tag: str = "1") -> list[list[str] | None]:
+    return [
+        json.loads(layer["annotations"][COMPONENTS]) if "annotations" in layer else None
+        for layer in manifest_of(layout, tag)["layers"]
+    ]
+
+
+def as_image(layout: Path, tag: str = "1") -> Image:
+    """Read an image to have it imported."""
+    manifest = manifest_of(layout, tag)
+    diff_ids = config_of(layout, tag)["rootfs"]["diff_ids"]
+    layers = tuple(
+        oci_image.Layer(blob_path(layout, layer["digest"]).read_bytes(), diff_id, "zstd")
+        for layer, diff_id in zip(manifest["layers"], diff_ids, strict=True)
+    )
+    data = json.dumps(manifest, separators=(",", ":"), sort_keys=True).encode()
+    config = blob_path(layout, manifest["config"]["digest"]).read_bytes()
+    return Image(data, config, layers, manifest["mediaType"], {"architecture": "amd64", "os": "linux"})
+
+
+def odd_image() -> Image:
+    """Return an image with all that layers can do to each other."""
+    tool = ["bin/tool", "usr/bin/tool-link", "usr/lib/tool", "usr/lib/tool/data"]
+    layers = [
+        [*BASE, *database({"tool": tool, "other": ["usr/bin/other"]}, {"other": "other-source"})],
+        [
+            file("usr/bin/tool", b"t" * 3000, mode=0o4755, uid=1, gid=2),
+            hardlink("usr/bin/tool-link", "usr/bin/tool"),
+            file("usr/bin/other", b"o", xattrs={"user.b": b"2", "user.a": b"\x00\xff"}),
+            directory("usr/lib/tool", mode=0o2711, uid=7, gid=8, xattrs={"user.d": b"dir"}),
+            file("usr/lib/tool/data", b"d", xattrs={"security.capability": CAPABILITY}),
+            directory("usr/lib/gone"),
+            file("usr/lib/gone/inner", b"x"),
+            directory("usr/lib/opaque"),
+            file("usr/lib/opaque/hidden", b"x"),
+            file("usr/lib/shape", b"becomes a directory"),
+            directory("usr/lib/other-shape"),
+            file("usr/lib/other-shape/inner", b"x"),
+            directory("usr/lib/sticky", mode=0o1777),
+        ],
+        [
+            whiteout("usr/lib/gone"),
+            directory("usr/lib/opaque", mode=0o700),
+            file("usr/lib/opaque/seen", b"s"),
+            opaque("usr/lib/opaque"),
+            directory("usr/lib/shape"),
+            file("usr/lib/shape/inner", b"i"),
+            file("usr/lib/other-shape", b"was a directory"),
+            hardlink("usr/lib/third-name", "usr/bin/tool"),
+            directory(f"usr/lib/{'n' * 200}"),
+            file(f"usr/lib/{LONG}", b"long"),
+            file("usr/lib/größe 日本\n", b"odd"),
+            file("usr/lib/large-owner", b"u", uid=3_000_000_000, gid=5),
+            Entry("dev/null", "char", device=(1, 3), mode=0o666),
+            Entry("dev/pipe", "fifo"),
+            symlink("usr/lib/dangling", "/nowhere/" + "x" * 150, uid=5),
+            file("usr/lib/implied/parent", b"p"),
+        ],
+    ]
+    return make_image([make_layer(entries) for entries in layers], labels={"version": "1", "x": "y"})
+
+
+def test_rechunked_image_is_the_same_tree(tmp_path: Path) -> None:
+    source = write_layout(tmp_path / "source", {"1": odd_image()})
+    rechunk(tmp_path, f"oci:{source}:1", f"oci:{tmp_path}/out:1")
+    wanted, found = flatten(source, "1"), flatten(tmp_path / "out", "1")
+    assert "usr/lib/gone" not in wanted
+    assert wanted["usr/lib/third-name"].inode == wanted["usr/bin/tool"].inode
+    assert differences(wanted, found) == []
+    # Nothing has become one file that was two.
+    assert differences(found, wanted) == []
+
+
+def test_rechunked_layers_hold_packages_and_what_belongs_to_none(tmp_path: Path) -> None:
+    source = write_layout(tmp_path / "source", {"1": odd_image()})
+    rechunk(tmp_path, f"oci:{source}:1", f"oci:{tmp_path}/out:1")
+    assert components(tmp_path / "out") == [["other-source"], ["tool"], None]
+    other, tool, rest = archives(tmp_path / "out")
+    assert [m.name for m in other if not m.isdir()] == ["usr/bin/other", f"{INFO}/other.list"]
+    files = {m.name: m for m in tool if not m.isdir()}
+    # All names of one file are in one layer, also those of no package.
+    assert files.keys() == {
+        *("usr/bin/tool", "usr/bin/tool-link", "usr/lib/third-name", "usr/lib/tool/data", f"{INFO}/tool.list")
+    }
+    assert files["usr/bin/tool-link"].linkname == "usr/bin/tool"
+    # Directories on the way are as they are in the image.
+    assert tool.getmember("usr/lib/tool").mode == 0o2711
+    null = rest.getmember("dev/null")
+    assert (null.type, null.devmajor, null.devminor) == (tarfile.CHRTYPE, 1, 3)
+    assert rest.getmember("dev/pipe").type == tarfile.FIFOTYPE
+    assert "usr/lib/sticky" in rest.getnames()
+    for archive in (other, tool, rest):
+        names = archive.getnames()
+        assert names == sorted(names)
+        assert {(m.uname, m.gname) for m in archive} == {("", "")}
+
+
+def test_config_keeps_labels_and_history(tmp_path: Path) -> None:
+    image = odd_image()
+    source = write_layout(tmp_path / "source", {"1": image})
+    rechunk(tmp_path, f"oci:{source}:1", f"oci:{tmp_path}/out:1")
+    before, after = json.loads(image.config), config_of(tmp_path / "out")
+    same = before.keys() - {"rootfs", "history"}
+    assert {key: after[key] for key in same} == {key: before[key] for key in same}
+    steps = after["history"]
+    assert [step["created_by"] for step in steps if step.get("empty_layer")] == ["step 0", "step 1", "step 2"]
+    assert sum(not step.get("empty_layer") for step in steps) == len(after["rootfs"]["diff_ids"]) == 3
+
+
+def test_rechunking_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    source = write_layout(tmp_path / "source", {"1": odd_image()})
+    for name in ("one", "two"):
+        (tmp_path / f"spool-{name}").mkdir()
+        rechunk(tmp_path / f"spool-{name}", f"oci:{source}:1", f"oci:{tmp_path}/{name}:1")
+    one, two = (
+        {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files(tmp_path / name)}
+        for name in ("one", "two")
+    )
+    assert one == two
+    for name in ("one", "two"):
+        rechunk(tmp_path, f"oci:{tmp_path}/{name}:1", f"oci-archive:{tmp_path}/{name}.tar:1")
+    assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
+
+
+def files(directory: Path) -> list[Path]:
+    return [path for path in sorted(directory.rglob("*")) if path.is_file()]
+
+
+def test_image_of_other_build_times_shares_every_layer(tmp_path: Path) -> None:
+    image = odd_image()
+    write_layout(tmp_path / "old", {"1": image})
+    rechunk(tmp_path, f"oci:{tmp_path}/old:1", f"oci:{tmp_path}/out:1")
+    # The same file, made again at another time with the same content.
+    later = 1_800_000_000
+    again = [
+        file("usr/lib/tool/data", b"d", xattrs={"security.capability": CAPABILITY}, mtime=later),
+        directory("usr/lib/tool", mode=0o2711, uid=7, gid=8, xattrs={"user.d": b"dir"}, mtime=later),
+    ]
+    labels = {"version": "2"}
+    write_layout(tmp_path / "new", {"1": make_image([*image.layers, make_layer(again)], labels=labels)})
+    previous = f"--previous=oci:{tmp_path}/out:1"
+    rechunk(tmp_path, f"oci:{tmp_path}/new:1", f"oci:{tmp_path}/out:2", previous)
+    assert manifest_of(tmp_path / "out", "2")["layers"] == manifest_of(tmp_path / "out", "1")["layers"]
+
+
+def test_layout_that_is_there_keeps_its_other_images(tmp_path: Path) -> None:
+    source = write_layout(tmp_path / "source", {"1": odd_image()})
+    for tag in ("1", "2", "1"):
+        rechunk(tmp_path, f"oci:{source}:1", f"oci:{tmp_path}/out:{tag}")
+    entries = json.loads((tmp_path / "out/index.json").read_text())["manifests"]
+    assert sorted(entry["annotations"][REF_NAME] for entry in entries) == ["1", "2"]
+    assert [path.name for path in files(tmp_path / "out") if path.name.startswith(".")] == []
+
+
+def versions(*, changed: str = "", packages: int = 9) -> Image:
+    """Return an image in one layer, as a build from nothing makes it; one package may be another version."""
+    owned = {f"p{n}": [f"usr/lib/p{n}/a", f"usr/lib/p{n}/b"] for n in range(packages)}
+    entries = [*BASE, *database(owned)]
+    for name, paths in owned.items():
+        entries.append(directory(f"usr/lib/{name}"))
+        entries += [file(path, _noise(f"{path} {name == changed}")) for path in paths]
+    return make_image([make_layer(entries)])
+
+
+def _noise(seed: str) -> bytes:
+    return random.Random(seed).randbytes(20_000)
+
+
+def test_upgrade_downloads_the_layer_of_the_package_that_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_layout(tmp_path / "source", {"1": versions(), "2": versions(changed="p4", packages=10)})
+    out = tmp_path / "out"
+    rechunk(tmp_path, f"oci:{source}:1", f"oci:{out}:1", "--max-layers=6")
+    capsys.readouterr()
+    previous = f"--previous=oci:{out}:1"
+    rechunk(tmp_path, f"oci:{source}:2", f"oci:{out}:2", "--max-layers=6", "--json", previous)
+    report = json.loads(capsys.readouterr().out)
+    old, new = components(out, "1"), components(out, "2")
+    assert len(old) == len(new) == 6
+    for before, after in zip(old[:-1], new[:-1], strict=True):
+        assert before is not None
+        assert after is not None
+        assert set(after) - set(before) in (set(), {"p9"})
+    held = {layer["digest"] for layer in manifest_of(out, "1")["layers"]}
+    fetched = [layer for layer in manifest_of(out, "2")["layers"] if layer["digest"] not in held]
+    # That of p4, that of the new package, and what no package owns.
+    assert len(fetched) <= 3
+    assert report["upgrade"]["after"] == {"layers": len(fetched), "bytes": sum(x["size"] for x in fetched)}
+    assert report["upgrade"]["previous_is_rechunked"]
+    assert report["upgrade"]["after"]["bytes"] < 0.7 * report["before"]["bytes"]
+    assert (report["database"], report["components"]) == ("dpkg", 10)
+
+
+def test_upgrade_from_an_image_that_was_not_rechunked_says_what_it_takes_and_what_comes_after(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_layout(tmp_path / "source", {"1": versions(), "2": versions(changed="p4")})
+    previous = f"--previous=oci:{source}:1"
+    rechunk(tmp_path, f"oci:{source}:2", f"oci:{tmp_path}/out:2", "--json", previous)
+    report = json.loads(capsys.readouterr().out)
+    upgrade = report["upgrade"]
+    assert not upgrade["previous_is_rechunked"]
+    assert upgrade["before"] == report["before"]
+    assert upgrade["after"] == report["after"]
+    # What it says of an older image rechunked likewise is what comes of doing so.
+    rechunk(tmp_path, f"oci:{source}:1", f"oci:{tmp_path}/out:1")
+    held = {layer["digest"] for layer in manifest_of(tmp_path / "out", "1")["layers"]}
+    fetched = [x for x in manifest_of(tmp_path / "out", "2")["layers"] if x["digest"] not in held]
+    assert upgrade["aligned"] == {"layers": len(fetched), "bytes": sum(x["size"] for x in fetched)}
+    assert len(fetched) == 1
+
+
+def test_changes_of_older_versions_keep_busy_packages_apart(tmp_path: Path) -> None:
+    images = {str(n): versions(changed="p4" if n % 2 else "") for n in range(4)}
+    source = write_layout(tmp_path / "source", images)
+    older = [f"--previous=oci:{source}:{n}" for n in range(3)]
+    rechunk(tmp_path, f"oci:{source}:3", f"oci:{tmp_path}/out:3", "--max-layers=4", *older)
+    assert ["p4"] in components(tmp_path / "out", "3")
+
+
+def test_image_without_a_package_database_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_layout(tmp_path / "source", {"1": make_image([make_layer(BASE)])})
+    rechunk(tmp_path, f"oci:{source}:1", f"oci:{tmp_path}/out:1")
+    assert "no package database" in capsys.readouterr().out
+    assert components(tmp_path / "out") == [None]
+    assert differences(flatten(source, "1"), flatten(tmp_path / "out", "1")) == []
+
+
+def test_rpm_database_is_read_by_rpm(tmp_path: Path) -> None:
+    work = tmp_path / "rpm"
+    for name in ("alpha", "beta"):
+        root = work / "root"
+        (root / "usr/share").mkdir(parents=True, exist_ok=True)
+        (root / f"usr/share/{name}").write_text(name)
+        spec = work / f"{name}.spec"
+        spec.write_text(
+            f"Name: {name}\nVersion: 1\nRelease: 1\nSummary: x\nLicense: x\nBuildArch: noarch\n"
+            f"%description\n%install\nmkdir -p %{{buildroot}}/usr/share\ncp {root}/usr/share/{name} "
+            f"%{{buildroot}}/usr/share/{name}\n%files\n/usr/share/{name}\n"
+        )
+        build = ["rpmbuild", "--quiet", "-bb", f"--define=_topdir {work}", str(spec)]
+        subprocess.run(build, check=True, capture_output=True)
+    packages = [str(path) for path in (work / "RPMS/noarch").iterdir()]
+    install = ["rpm", f"--dbpath={work}/db", "-i", "--justdb", "--nodeps", "--noscripts", *packages]
+    subprocess.run(install, check=True, capture_output=True)
+    held = [file(f"usr/share/rpm/{p.name}", p.read_bytes()) for p in (work / "db").iterdir() if p.is_file()]
+    entries = [*BASE, *held, file("usr/share/alpha", b"alpha"), file("usr/share/beta", b"beta")]
+    source = write_layout(tmp_path / "source", {"1": make_image([make_layer(entries)])})
+    rechunk(tmp_path, f"oci:{source}:1", f"oci:{tmp_path}/out:1")
+    assert components(tmp_path / "out") == [["alpha"], ["beta"], None]
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ([hardlink("usr/a", "usr/nothing")], "hard link"),
+        ([file("usr/x/../../../a")], "outside its root"),
+        ([file("usr/bin"), file("usr/bin/a")], "no directory"),
+    ],
+    ids=["link-to-nothing", "outside", "below-a-file"],
+)
+def test_layer_out_of_order_is_refused_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], entries: list[Entry], words: str
+) -> None:
+    source = write_layout(tmp_path / "source", {"1": make_image([make_layer(entries)])})
+    rechunk(tmp_path, f"oci:{source}:1", f"oci:{tmp_path}/out:1", status=1)
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_image_made_from_an_ostree_commit_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = make_layer(BASE)
+    image = make_image([layer], labels={"ostree.final-diffid": layer.diff_id})
+    source = write_layout(tmp_path / "source", {"1": image})
+    rechunk(tmp_path, f"oci:{source}:1", f"oci:{tmp_path}/out:1", status=1)
+    assert "made from an ostree commit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--max-layers=0", "oci:x:1", "oci:y:1"],
+        ["--level=20", "oci:x:1", "oci:y:1"],
+        ["oci:x:1", "quay.io/example/os:1"],
+        ["oci:x:1"],
+    ],
+    ids=["layers", "level", "destination", "too-few"],
+)
+def test_command_line_that_cannot_be_taken_ends_with_2(words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bootcd.image", "rechunk", *words],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: files get owners")
+def test_operating_system_passes_skopeo_is_imported_and_upgrades_for_less(
+    os_images: OsImages,
+    os_tree: Callable[[str], Tree],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The second version as a build from nothing makes it, in one layer, of which hosts have to fetch all."""
+    source, built, out = tmp_path / "source", tmp_path / "built", tmp_path / "out"
+    shutil.copytree(os_images.layout, source)
+    known = make_layer(database(_packages(os_tree("v1"))), compression="none")
+    for tag in ("v1", "v2"):
+        _add_on_top(source, tag, known)
+    rechunk(tmp_path, f"oci:{source}:v1", f"oci:{out}:v1")
+    rechunk(tmp_path, f"oci:{source}:v2", f"oci:{built}:v2", "--max-layers=1")
+    capsys.readouterr()
+    rechunk(tmp_path, f"oci:{built}:v2", f"oci:{out}:v2", "--json", f"--previous=oci:{out}:v1")
+    upgrade = json.loads(capsys.readouterr().out)["upgrade"]
+    held = {layer["digest"] for layer in manifest_of(out, "v1")["layers"]}
+    fetched = sum(x["size"] for x in manifest_of(out, "v2")["layers"] if x["digest"] not in held)
+    assert upgrade["after"]["bytes"] == fetched
+    assert fetched < 0.25 * upgrade["before"]["bytes"]
+    assert len(manifest_of(out, "v2")["layers"]) <= 64
+
+    copied = tmp_path / "copied"
+    command = ["skopeo", "copy", "--quiet", "--insecure-policy", "--preserve-digests"]
+    subprocess.run([*command, f"oci:{out}:v2", f"oci:{copied}:v2"], check=True, capture_output=True)
+    assert manifest_of(copied, "v2") == manifest_of(out, "v2")
+
+    wanted = dict(os_tree("v2"))
+    apply_layer(wanted, io.BytesIO(known.blob))
+    repository = new_repository(tmp_path / "repo")
+    asyncio.run(run_import(repository, as_image(copied, "v2")))
+    ostree(repository, "fsck")
+    found = scan_tree(checkout(repository, image_ref("docker://registry.example/os:1"), tmp_path / "tree"))
+    expected = deployed(wanted, factory_var=not OSTree.check_version(2024, 3))
+    assert differences(expected, found) == []
+
+
+def _packages(tree: Iterable[str]) -> dict[str, list[str]]:
+    """Make packages of programs and of directories, by what their names begin with."""
+    found: dict[str, list[str]] = {}
+    for path in tree:
+        parts = path.split("/")
+        # What is made at installation belongs to no package.
+        if parts[0] == "usr" and len(parts) > 2 and parts[-1] != "initramfs.img":
+            words = "-".join(parts[1 : 4 if len(parts) > 4 else 3]).lower()
+            name = "".join(c for c in words if c.isascii() and (c.isalnum() or c in "-."))[:16]
+            found.setdefault(name, []).append(path)
+    return found
+
+
+def _add_on_top(layout: Path, tag: str, layer: oci_image.Layer) -> None:
+    """Add a layer to an image of a layout."""
+    manifest, config = manifest_of(layout, tag), config_of(layout, tag)
+    config["rootfs"]["diff_ids"].append(layer.diff_id)
+    config["history"].append({"created_by": "database"})
+    media_type = layer.media_type(docker=False)
+    manifest["layers"].append({"mediaType": media_type, "digest": layer.digest, "size": len(layer.blob)})
+    data = json.dumps(config).encode()
+    manifest["config"] |= {"digest": digest_of(data), "size": len(data)}
+    blobs = [layer.blob, data, json.dumps(manifest).encode()]
+    for blob in blobs:
+        blob_path(layout, digest_of(blob)).write_bytes(blob)
+    index = json.loads((layout / "index.json").read_text())
+    for entry in index["manifests"]:
+        if entry["annotations"][REF_NAME] == tag:
+            entry |= {"digest": digest_of(blobs[-1]), "size": len(blobs[-1])}
+    (layout / "index.json").write_text(json.dumps(index))
