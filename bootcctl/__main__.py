@@ -72,6 +72,10 @@ def _run(options: Namespace, terminal: Terminal) -> int:
         from bootcctl.edit import edit
 
         return edit(options, terminal)
+    if options.verb == "inhibit":
+        from bootcctl.inhibit import inhibit
+
+        return inhibit(options, terminal)
     if options.verb == "mock":
         from bootcctl.mock.verb import mock
 

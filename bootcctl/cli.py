@@ -76,7 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
     status.add_argument("--booted", action="store_true", help="show the booted deployment only")
     status.add_argument("-v", "--verbose", action="store_true", help="show everything that is known")
 
-    _waiting(add("check", "ask the registry for a newer version; exit 0 if there is one, 77 if not"))
+    check = add("check", "ask the registry for a newer version; exit 0 if there is one, 77 if not")
+    _ignoring(check)
+    _waiting(check)
 
     upgrade = add("upgrade", "stage the newest version of the tracked image")
     upgrade.add_argument("--check", action="store_true", help="only look, as the verb check does")
@@ -95,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="fail if the newest version has another digest by now",
     )
     _soft_reboot(upgrade)
+    _ignoring(upgrade)
     _staging(upgrade)
 
     switch = add("switch", "track another image and stage it")
@@ -119,15 +122,18 @@ def build_parser() -> argparse.ArgumentParser:
         "--retain", action="store_true", help="keep the plain ostree ref that was followed before"
     )
     _soft_reboot(switch)
+    _ignoring(switch)
     _staging(switch)
 
     rollback = add("rollback", "boot the previous deployment next time; again: undo that")
     rollback.add_argument("--apply", action="store_true", help="reboot into it now")
     _soft_reboot(rollback)
+    _ignoring(rollback)
     _waiting(rollback)
 
     apply = add("apply", "reboot now into what is staged or queued")
     _soft_reboot(apply)
+    _ignoring(apply)
     _waiting(apply)
 
     kargs = add("kargs", "show the kernel arguments, or change them in a new deployment")
@@ -140,6 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
             option, action="append", default=[], metavar=metavar, help=f"{text}; may be repeated"
         )
     kargs.add_argument("--apply", action="store_true", help="reboot into it now, if anything changed")
+    _ignoring(kargs)
     _waiting(kargs)
 
     for name, text, default in (
@@ -169,6 +176,8 @@ def build_parser() -> argparse.ArgumentParser:
         "-f", "--filename", metavar="FILE", default="", help="take it from this file, - for standard input"
     )
     _waiting(edit)
+
+    _inhibit(add("inhibit", "hold up updates while a command runs, or list who does"))
 
     cancel = add("cancel", "stop a job and wait for its end")
     cancel.add_argument(
@@ -218,6 +227,28 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _inhibit(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--list", action="store_true", help="list who holds up what, and why")
+    verb.add_argument(
+        "--what",
+        default="download:stage:reboot",
+        metavar="WHAT",
+        help="any of check, download, stage and reboot, with colons between (default: download:stage:reboot)",
+    )
+    verb.add_argument("--who", default="", metavar="WHO", help="who asks (default: the name of COMMAND)")
+    verb.add_argument("--why", default="", metavar="WHY", help="the reason, for people to read")
+    verb.add_argument(
+        "--mode",
+        choices=("block", "delay"),
+        default="block",
+        metavar="MODE",
+        help="block, or delay what is done unasked, for an hour at most (default: block)",
+    )
+    verb.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what to run, with its arguments"
+    )
+
+
 def _mock(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--scenario", default="available", metavar="NAME", help="what to play (default: available)"
@@ -246,6 +277,10 @@ def _speed(text: str) -> float:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0.01 to 1000")
+
+
+def _ignoring(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--ignore-inhibitors", action="store_true", help="do it even if somebody inhibits it")
 
 
 def _waiting(verb: argparse.ArgumentParser) -> None:
@@ -319,6 +354,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
         if given := [f"--{name.replace('_', '-')}" for name in others if getattr(options, name)]:
             raise Failure("InvalidArguments", f"--check changes nothing, so {given[0]} does not go with it")
         options.verb = "check"
+    if options.verb == "inhibit":
+        options.command = options.command[options.command[:1] == ["--"] :]
+        if bool(options.command) == options.list:
+            raise Failure(
+                "InvalidArguments",
+                "--list runs no command" if options.list else "there is no command to run",
+                "see: bootcctl inhibit --help",
+            )
     if options.verb == "switch" and options.transport in _FILES:
         # The service's own directory is none that the user knows.
         with_tag = options.transport in _FILES_WITH_TAG

@@ -214,6 +214,16 @@ class Client:
 
     async def document(self, member: str, signature: str, body: list[Any]) -> dict[str, Any]:
         """Call a method of the manager that answers with a JSON document in a file in memory."""
+        descriptor = await self.descriptor(member, signature, body)
+        with open(descriptor, "rb") as file:  # noqa: PTH123, ASYNC230  (a file in memory)
+            text = file.read(_DOCUMENT_LIMIT).decode(errors="replace")
+        document = parse_document(text)
+        if document is None:
+            raise Failure("Failed", "the service gave a document that cannot be read")
+        return document
+
+    async def descriptor(self, member: str, signature: str, body: list[Any]) -> int:
+        """Call a method of the manager that answers with a file descriptor."""
         message = Message(
             destination=SERVICE,
             path=ROOT,
@@ -225,13 +235,8 @@ class Client:
         )
         reply = await self._reply(message, self._deadline)
         if not reply.unix_fds:
-            raise Failure("Failed", "the service gave no document")
-        with open(reply.unix_fds[0], "rb") as file:  # noqa: PTH123, ASYNC230  (a file in memory)
-            text = file.read(_DOCUMENT_LIMIT).decode(errors="replace")
-        document = parse_document(text)
-        if document is None:
-            raise Failure("Failed", "the service gave a document that cannot be read")
-        return document
+            raise Failure("Failed", "the service gave no descriptor")
+        return reply.unix_fds[0]
 
     async def _exchange(self, message: Message, deadline: float) -> list[Any]:
         return list(unpack_variants((await self._reply(message, deadline)).body))

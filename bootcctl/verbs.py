@@ -48,6 +48,7 @@ _METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
 _OPTIONS = (
     *("transport", "download_only", "from_downloaded", "tag", "retain", "soft_reboot", "apply"),
     *("delete", "replace", "append", "read_only", "enforce_container_sigpolicy", "expect_digest"),
+    "ignore_inhibitors",
 )
 "What of the command line are options of the method, by its name there."
 _DEFAULTS = {"transport": "registry"}

@@ -9,7 +9,7 @@ _bootcctl_active_jobs() {
 _bootcctl() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     local common='--help --json --quiet --no-color'
-    local verbs='status check upgrade switch rollback edit apply kargs pin unpin drop usr-overlay cancel jobs monitor history health diff config-diff notes reload mock'
+    local verbs='status check upgrade switch rollback edit apply kargs pin unpin drop usr-overlay inhibit cancel jobs monitor history health diff config-diff notes reload mock'
     local verb='' word words=''
 
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
@@ -54,6 +54,17 @@ _bootcctl() {
         kargs:--delete | kargs:--replace | kargs:--append | upgrade:--tag | upgrade:--expect-digest)
             return
             ;;
+        inhibit:--what)
+            mapfile -t COMPREPLY < <(compgen -W 'check download stage reboot' -- "$current")
+            return
+            ;;
+        inhibit:--mode)
+            mapfile -t COMPREPLY < <(compgen -W 'block delay' -- "$current")
+            return
+            ;;
+        inhibit:--who | inhibit:--why)
+            return
+            ;;
         history:-n | history:--limit)
             return
             ;;
@@ -62,15 +73,15 @@ _bootcctl() {
     case $verb in
         '') words="$verbs $common --version" ;;
         status) words="$common --format --format-version --booted --verbose" ;;
-        check) words="$common --no-wait" ;;
-        apply) words="$common --soft-reboot --no-wait" ;;
+        check) words="$common --ignore-inhibitors --no-wait" ;;
+        apply) words="$common --soft-reboot --ignore-inhibitors --no-wait" ;;
         upgrade)
             words="$common --check --download-only --from-downloaded --tag --soft-reboot --apply --no-wait"
-            words="$words --progress-fd --expect-digest"
+            words="$words --progress-fd --expect-digest --ignore-inhibitors"
             ;;
         switch)
             words="$common --transport --enforce-container-sigpolicy --retain --download-only --soft-reboot"
-            words="$words --apply --no-wait --progress-fd"
+            words="$words --apply --no-wait --progress-fd --ignore-inhibitors"
             if [[ $current != -* && " ${COMP_WORDS[*]} " == *" --transport "* ]]; then
                 compopt -o filenames
                 mapfile -t COMPREPLY < <(compgen -f -- "$current")
@@ -80,13 +91,20 @@ _bootcctl() {
         edit)
             words="$common --filename --no-wait"
             ;;
-        rollback) words="$common --soft-reboot --apply --no-wait" ;;
-        kargs) words="$common --delete --replace --append --apply --no-wait" ;;
+        rollback) words="$common --ignore-inhibitors --soft-reboot --apply --no-wait" ;;
+        kargs) words="$common --ignore-inhibitors --delete --replace --append --apply --no-wait" ;;
         pin | unpin | drop)
             words="$common --no-wait"
             [[ $current == -* ]] || words="$words booted staged rollback"
             ;;
         usr-overlay) words="$common --read-only --no-wait" ;;
+        inhibit)
+            words="$common --list --what --who --why --mode"
+            if [[ $current != -* ]]; then
+                mapfile -t COMPREPLY < <(compgen -c -- "$current")
+                return
+            fi
+            ;;
         cancel)
             words="$common --no-wait"
             [[ $current == -* ]] || words="$words $(_bootcctl_active_jobs)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -164,7 +165,9 @@ class Exporter:
         assert self._bus is not None
         try:
             signature, body, descriptors = await self._reply(message)
-            self._bus.send(Message.new_method_return(message, signature, body, descriptors))
+            await self._bus.send(Message.new_method_return(message, signature, body, descriptors))
+            for descriptor in descriptors:
+                os.close(descriptor)
         except BusError as error:
             self._bus.send(Message.new_error(message, error.name, error.text))
 

@@ -70,6 +70,8 @@ class World:
         self._ended: dict[str, asyncio.Event] = {}
         self._cancelled: set[str] = set()
         self._history: list[dict[str, Any]] = []
+        self._inhibitors: dict[int, list[Any]] = {}
+        "By the descriptor of our end, which tells when the other is closed."
         self._generation = 1
         self._number = 0
         self._checked = (0, "")
@@ -115,10 +117,38 @@ class World:
                 return [[_entries(item) for item in self._history[:limit]]], []
             case "GetNotes":
                 return [self._scenario.notes if self._known or "staged" in self._deployments else ""], []
+            case "Inhibit":
+                return [0], [self._inhibit(arguments)]
+            case "ListInhibitors":
+                return [list(self._inhibitors.values())], []
             case "Diff" | "ConfigDiff":
                 return [0], [_memory(_document(member))]
             case _:
                 return [], []
+
+    def _inhibit(self, arguments: list[Any]) -> int:
+        """Return the end of a pipe that holds an inhibitor for as long as it is open."""
+        what, who, why, mode, options = arguments
+        until = options.get("not-after", Variant("t", 0)).value
+        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._inhibitors[writer] = [what, who, why, mode, os.getuid(), until]
+        # Of the end to write to, the kernel reports only that nobody reads any more.
+        asyncio.get_running_loop().add_reader(writer, self._release, writer)
+        self._show_inhibitors()
+        return reader
+
+    def _release(self, writer: int) -> None:
+        asyncio.get_running_loop().remove_reader(writer)
+        os.close(writer)
+        del self._inhibitors[writer]
+        self._show_inhibitors()
+
+    def _show_inhibitors(self) -> None:
+        blocked = []
+        for what, who, why, mode, uid, until in self._inhibitors.values():
+            facts = {"what": what, "who": who, "why": why, "mode": mode, "uid": uid}
+            blocked.append(["inhibitor", f"{who} inhibits {what}: {why}", until, _entries(facts)])
+        self.exporter.put(ROOT, MANAGER, {"BlockedBy": blocked})
 
     async def _answer_of_job(self, path: str, member: str) -> list[Any]:
         match member:

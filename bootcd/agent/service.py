@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from bootcd.agent.errand import Comparisons
 from bootcd.agent.health import HealthFile, history_entry
+from bootcd.agent.inhibition import Inhibition
 from bootcd.agent.inspection import HostWatcher
 from bootcd.agent.memory import Memory, load_memory
 from bootcd.agent.publication import Publication, render_service
@@ -44,6 +45,7 @@ from bootcd.model.report import HostReport
 from bootcd.oci.reference import parse_reference
 from bootcd.ostreefmt.origin import REGISTRY, TrackedImage
 from bootcd.update import machine
+from bootcd.update.inhibit import Wish, require_uninhibited
 from bootcd.update.machine import Event, IllegalTransition, Situation, advance, digest_of, observe
 from bootcd.update.planner import Action, Facts, Plan, Rules, plan
 
@@ -95,6 +97,7 @@ class Service:
         self._watcher = HostWatcher(inspect, settings.worker.sysroot, self._on_host)
         self._health_file = HealthFile(state / "health.json", self._on_health)
         self._health = HealthRecord()
+        self._inhibition = Inhibition(runtime / "inhibitors", clock, self._refresh)
         self._observers: list[Callable[[Change], None]] = []
         self._memory = Memory()
         self._situation = Situation()
@@ -113,6 +116,7 @@ class Service:
         """Take up earlier jobs and begin to look at the host, without waiting for what is there."""
         self._memory = await asyncio.to_thread(load_memory, self._memory_path)
         self._situation = Situation(image=self._memory.image, available=self._memory.available)
+        await self._inhibition.start()
         await self._manager.start(on_event=self._on_job, settle=self._settle)
         self._watching = True
         await self._health_file.start()
@@ -124,6 +128,7 @@ class Service:
         """Stop everything but the workers, which go on."""
         await self._watcher.stop()
         self._health_file.stop()
+        await self._inhibition.stop()
         if self._reboot is not None:
             self._reboot.cancel()
         await self._manager.stop()
@@ -161,6 +166,8 @@ class Service:
         if options.job_uuid and (record := await self._manager.retried(request, requester)):
             return record
         self._require_generation(options.expect_generation)
+        if not options.ignore_inhibitors:
+            require_uninhibited(self._inhibition.held, kind, options, self._clock.now())
         if not self._manager.busy:
             advance(self._situation, machine.JobStarted(kind))  # for what it raises
         return await self._manager.create(request, requester)
@@ -199,6 +206,13 @@ class Service:
         """Compare the host's /etc with that of its image; see `Comparisons`."""
         return await self._comparisons.config(self._settings.worker.sysroot)
 
+    async def inhibit(self, wish: Wish) -> int:
+        """Return a descriptor that holds up what is wished, until all copies of it are closed.
+
+        Raises InvalidArguments and LimitsExceeded.
+        """
+        return await self._inhibition.take(wish)
+
     async def reload(self) -> None:
         """Read the settings again and look at the host again. Raises InvalidConfig, old settings kept."""
         try:
@@ -231,6 +245,7 @@ class Service:
             host=self._snapshot.host,
             attempts=self._memory.attempts,
             health=self._health,
+            inhibitors=self._inhibition.held,
         )
         return plan(self._situation, facts, self._settings.rules)
 
@@ -407,6 +422,7 @@ class Service:
             available=self._situation.available,
             mode=self._settings.rules.mode.value,
             next_action=self._next_action,
+            inhibitors=self._inhibition.held,
         )
         if new == old:
             return

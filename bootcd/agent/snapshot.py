@@ -14,6 +14,7 @@ from bootcd.model.host import Host
 from bootcd.model.job import ImageUpdate
 from bootcd.model.report import DeploymentDetails
 from bootcd.model.trust import TrustPolicy
+from bootcd.update.inhibit import Inhibitor
 
 __all__ = ["Change", "JobAdded", "JobChanged", "JobForgotten", "NextAction", "Snapshot", "SnapshotChanged"]
 
@@ -52,6 +53,7 @@ class Snapshot:
     "Digests of versions that booted badly here, and are not taken again unasked."
     mode: str = "off"
     next_action: NextAction = NextAction()
+    inhibitors: tuple[Inhibitor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

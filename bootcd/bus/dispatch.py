@@ -214,7 +214,7 @@ class Dispatcher:
             self._users[uid] += 1
             call = Call(str(message.path), caller, method, arguments, options)
             if method.right:
-                actions = method.right.actions(options, verified=self._verified())
+                actions = method.right.actions(call.given(), verified=self._verified())
                 call = replace(call, action=actions[0])
                 await self._authorise(message, method.right, call, actions)
                 self._commit(caller.sender)

@@ -7,12 +7,19 @@ error of ours is written to the log under a random reference, and the caller see
 from __future__ import annotations
 
 from bootcd.agent.interface import unexpected
-from bootcd.model.errors import BUS_ERROR_PREFIX, AccessDenied, BootcdError, InvalidArguments
+from bootcd.model.errors import (
+    BUS_ERROR_PREFIX,
+    AccessDenied,
+    BootcdError,
+    InvalidArguments,
+    LimitsExceeded,
+)
 
 _FREEDESKTOP = "org.freedesktop.DBus.Error."
 _STANDARD = {
     InvalidArguments.name: _FREEDESKTOP + "InvalidArgs",
     AccessDenied.name: _FREEDESKTOP + "AccessDenied",
+    LimitsExceeded.name: _FREEDESKTOP + "LimitsExceeded",
 }
 _TEXT_LIMIT = 4096
 

@@ -12,15 +12,16 @@ from datetime import datetime
 from dbus_fast import Variant
 
 from bootcd.agent.snapshot import Snapshot
-from bootcd.bus.errors import bus_name
+from bootcd.bus.errors import bus_name, clean_text
 from bootcd.bus.schema import Argument, Interface, Method, Property, Signal, variant
 from bootcd.model import moment
 from bootcd.model.errors import ErrorInfo
 from bootcd.model.host import BootEntry
 from bootcd.model.job import ImageChanges, ImageUpdate, JobKind, JobRecord, JobState, Outcome
 from bootcd.model.report import DeploymentDetails
-from bootcd.model.right import RIGHTS, Right
+from bootcd.model.right import INHIBIT, RIGHTS, Right
 from bootcd.model.trust import Verdict
+from bootcd.update.inhibit import Inhibitor
 
 ROOT_PATH = "/org/bootcd1"
 JOB_ROOT = ROOT_PATH + "/job"
@@ -32,6 +33,8 @@ _JOB = Argument("job", "o")
 _DEPLOYMENT = Argument("deployment", "s")
 _UUID = {"job-uuid": "s"}
 _EXPECTED = {"expect-generation": "t", **_UUID}
+_BOOTING = {"ignore-inhibitors": "b", **_EXPECTED}
+"Of what changes what is booted next, or when."
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +221,38 @@ def _next_action(view: ManagerView) -> tuple[str, str, int]:
     return action.action, action.reason, microseconds(action.when)
 
 
+def inhibitor_entry(inhibitor: Inhibitor) -> tuple[str, str, str, str, int, int]:
+    """Return an inhibitor as Manager.ListInhibitors lists it."""
+    names, until = inhibitor.names, microseconds(inhibitor.not_after)
+    return (
+        names,
+        clean_text(inhibitor.who),
+        clean_text(inhibitor.why),
+        inhibitor.how.value,
+        inhibitor.uid,
+        until,
+    )
+
+
+def _blocked_by(view: ManagerView) -> list[tuple[str, str, int, dict[str, Variant]]]:
+    """Return all that holds something up: what kind, in words, until when, and facts."""
+    return [
+        (
+            "inhibitor",
+            inhibitor.sentence,
+            microseconds(inhibitor.not_after),
+            {
+                "what": variant("s", inhibitor.names),
+                "who": variant("s", inhibitor.who),
+                "why": variant("s", inhibitor.why),
+                "mode": variant("s", inhibitor.how.value),
+                "uid": variant("u", inhibitor.uid),
+            },
+        )
+        for inhibitor in view.snapshot.inhibitors
+    ]
+
+
 def _image_time(view: DeploymentView) -> int:
     try:
         return microseconds(datetime.fromisoformat((view.entry.image and view.entry.image.timestamp) or ""))
@@ -227,7 +262,13 @@ def _image_time(view: DeploymentView) -> int:
 
 MANAGER = Interface.of(
     "org.bootcd1.Manager",
-    Method("Check", (_OPTIONS,), (_JOB,), options=_UUID, right=RIGHTS[JobKind.CHECK]),
+    Method(
+        "Check",
+        (_OPTIONS,),
+        (_JOB,),
+        options={"ignore-inhibitors": "b", **_UUID},
+        right=RIGHTS[JobKind.CHECK],
+    ),
     Method(
         "Upgrade",
         (_OPTIONS,),
@@ -239,7 +280,7 @@ MANAGER = Interface.of(
             "soft-reboot": "s",
             "apply": "b",
             "expect-digest": "s",
-            **_EXPECTED,
+            **_BOOTING,
         },
         right=RIGHTS[JobKind.UPGRADE],
     ),
@@ -255,7 +296,7 @@ MANAGER = Interface.of(
             "apply": "b",
             "enforce-container-sigpolicy": "b",
             "expect-digest": "s",
-            **_EXPECTED,
+            **_BOOTING,
         },
         right=RIGHTS[JobKind.SWITCH],
     ),
@@ -263,17 +304,17 @@ MANAGER = Interface.of(
         "Rollback",
         (_OPTIONS,),
         (_JOB,),
-        options={"soft-reboot": "s", "apply": "b", **_EXPECTED},
+        options={"soft-reboot": "s", "apply": "b", **_BOOTING},
         right=RIGHTS[JobKind.ROLLBACK],
     ),
     Method(
-        "Apply", (_OPTIONS,), (_JOB,), options={"soft-reboot": "s", **_EXPECTED}, right=RIGHTS[JobKind.APPLY]
+        "Apply", (_OPTIONS,), (_JOB,), options={"soft-reboot": "s", **_BOOTING}, right=RIGHTS[JobKind.APPLY]
     ),
     Method(
         "SetKernelArguments",
         (_OPTIONS,),
         (_JOB,),
-        options={"delete": "as", "replace": "as", "append": "as", "apply": "b", **_EXPECTED},
+        options={"delete": "as", "replace": "as", "append": "as", "apply": "b", **_BOOTING},
         right=RIGHTS[JobKind.KERNEL_ARGUMENTS],
     ),
     Method("Pin", (_DEPLOYMENT, _OPTIONS), (_JOB,), options=_EXPECTED, right=RIGHTS[JobKind.PIN]),
@@ -296,6 +337,20 @@ MANAGER = Interface.of(
         options={},
     ),
     Method("ConfigDiff", (_OPTIONS,), (Argument("document", "h"),), options={}, right=Right("config-diff")),
+    Method(
+        "Inhibit",
+        (
+            Argument("what", "s"),
+            Argument("who", "s"),
+            Argument("why", "s"),
+            Argument("mode", "s"),
+            _OPTIONS,
+        ),
+        (Argument("inhibitor", "h"),),
+        options={"not-after": "t"},
+        right=INHIBIT,
+    ),
+    Method("ListInhibitors", outputs=(Argument("inhibitors", "a(ssssut)"),)),
     Method("Reload", right=Right("reload")),
     Signal("JobNew", (_JOB, Argument("uuid", "s"), Argument("kind", "s"))),
     Signal(
@@ -324,6 +379,7 @@ MANAGER = Interface.of(
     Property("AvailableUpdate", "a{sv}", lambda view: update_entries(view.snapshot.available)),
     Property("Mode", "s", lambda view: view.snapshot.mode),
     Property("NextAction", "(sst)", _next_action),
+    Property("BlockedBy", "a(ssta{sv})", _blocked_by),
 )
 
 DEPLOYMENT = Interface.of(

@@ -12,11 +12,13 @@ from pydantic import ValidationError
 from bootcd.agent.interface import HISTORY_DEFAULT, HISTORY_LIMIT, UpdateService, host_looked_at
 from bootcd.agent.snapshot import Change, SnapshotChanged
 from bootcd.bus.dispatch import Call, Descriptor, Handler, Handlers
-from bootcd.bus.interfaces import JOB, MANAGER, history_entry, outcome_entries
+from bootcd.bus.interfaces import JOB, MANAGER, history_entry, inhibitor_entry, outcome_entries
 from bootcd.bus.publisher import Publisher
 from bootcd.host.files import sealed_memory
+from bootcd.model import moment
 from bootcd.model.errors import Busy, InvalidArguments
 from bootcd.model.job import JobKind, JobOptions
+from bootcd.update.inhibit import parse_wish
 
 _GENERATION_SECS = 20.0
 _JOBS = {
@@ -47,6 +49,8 @@ class Methods:
             "GetNotes": self._get_notes,
             "Diff": self._diff,
             "ConfigDiff": self._config_diff,
+            "Inhibit": self._inhibit,
+            "ListInhibitors": self._list_inhibitors,
             "Reload": self._reload,
         }
         job: dict[str, Handler] = {"Cancel": self._cancel, "Wait": self._wait}
@@ -92,6 +96,15 @@ class Methods:
 
     async def _config_diff(self, _: Call) -> list[Any]:
         return [await _memory("config-diff", await self._service.config_diff())]
+
+    async def _inhibit(self, call: Call) -> list[Any]:
+        what, who, why, mode = call.arguments
+        not_after = moment.from_microseconds(call.options.get("not-after", 0))
+        wish = parse_wish(what, who, why, mode, call.caller.uid, not_after)
+        return [Descriptor(await self._service.inhibit(wish))]
+
+    async def _list_inhibitors(self, _: Call) -> list[Any]:
+        return [[list(inhibitor_entry(inhibitor)) for inhibitor in self._service.snapshot.inhibitors]]
 
     async def _reload(self, _: Call) -> list[Any]:
         await self._service.reload()

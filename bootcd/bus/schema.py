@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dbus_fast import Variant
+from dbus_fast.signature import get_signature_tree
 
 from bootcd.bus.errors import clean_text
 from bootcd.model.right import Right
@@ -128,7 +129,8 @@ def _fit(signature: str, value: Any) -> Any:
         case list():
             return [_fit(signature[1:], item) for item in value]
         case tuple():
-            return [_fit(kind, item) for kind, item in zip(signature[1:-1], value, strict=True)]
+            kinds = get_signature_tree(signature).types[0].children
+            return [_fit(kind.signature, item) for kind, item in zip(kinds, value, strict=True)]
         case list() if signature[0] == "a":
             return [_fit(signature[1:], item) for item in value]
         case int() if signature in _RANGES:

@@ -94,6 +94,20 @@ class Busy(BootcdError):
     retryable = True
 
 
+class Inhibited(BootcdError):
+    """Somebody asked that it is not done for now; fields: `what`, `who`, `why`, `uid`."""
+
+    name = "Inhibited"
+    retryable = True
+
+
+class LimitsExceeded(BootcdError):
+    """The caller has, or all together have, as much as there may be."""
+
+    name = "LimitsExceeded"
+    retryable = True
+
+
 class WrongState(BootcdError):
     """The verb makes no sense now, such as apply with nothing staged."""
 

@@ -139,6 +139,8 @@ class JobOptions(_Document):
     "upgrade, switch: take the image of this digest, or none."
     expect_generation: Annotated[int, Field(ge=0)] | None = None
     "Start only if this is the generation of what is deployed; the service looks at it, a worker does not."
+    ignore_inhibitors: bool = False
+    "Do it even if somebody blocks it; the service looks at it, a worker does not."
     delete: tuple[str, ...] = ()
     replace: tuple[str, ...] = ()
     append: tuple[str, ...] = ()
@@ -187,6 +189,7 @@ class JobRequest(JobOptions):
             "job_uuid": other.job_uuid,
             "verified_only": other.verified_only,
             "expect_generation": other.expect_generation,
+            "ignore_inhibitors": other.ignore_inhibitors,
         }
         return self.model_copy(update=alike) == other
 

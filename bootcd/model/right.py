@@ -19,10 +19,13 @@ class Right:
     "The one needed instead where the signature policy lets the tracked image in unsigned."
     option_actions: Mapping[str, str] = field(default_factory=dict)
     "What is needed beside that where an option is given and not false."
+    mode_actions: Mapping[str, str] = field(default_factory=dict)
+    "The one needed instead, by the value of the argument mode."
 
     def actions(self, given: Mapping[str, Any], *, verified: bool) -> list[str]:
         """Return all a call needs; `verified` if the tracked image comes in with a signature only."""
         action = self.action if verified or not self.unverified_action else self.unverified_action
+        action = self.mode_actions.get(given.get("mode", ""), action)
         return [action, *(more for option, more in self.option_actions.items() if given.get(option))]
 
     def is_limited(self, action: str, uid: int) -> bool:
@@ -42,15 +45,19 @@ class Right:
         return details
 
 
-_TOLD = ("image", "deployment")
-_APPLIES = {"apply": "apply"}
+_TOLD = ("image", "deployment", "what", "who", "why")
+_IGNORES = {"ignore-inhibitors": "ignore-inhibitors", "ignoreInhibitors": "ignore-inhibitors"}
+"By the name each front end has for the option."
+_APPLIES = {"apply": "apply", **_IGNORES}
+
+INHIBIT = Right("inhibit-block", mode_actions={"delay": "inhibit-delay"})
 
 RIGHTS: Mapping[JobKind, Right] = {
-    JobKind.CHECK: Right("check"),
+    JobKind.CHECK: Right("check", option_actions=_IGNORES),
     JobKind.UPGRADE: Right("upgrade", "upgrade-unverified", {"tag": "switch", **_APPLIES}),
     JobKind.SWITCH: Right("switch", option_actions=_APPLIES),
     JobKind.ROLLBACK: Right("rollback", option_actions=_APPLIES),
-    JobKind.APPLY: Right("apply"),
+    JobKind.APPLY: Right("apply", option_actions=_IGNORES),
     JobKind.KERNEL_ARGUMENTS: Right("kernel-arguments", option_actions=_APPLIES),
     JobKind.PIN: Right("pin"),
     JobKind.UNPIN: Right("pin"),

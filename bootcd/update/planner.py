@@ -17,6 +17,7 @@ from bootcd.model.health import HealthRecord
 from bootcd.model.host import Host
 from bootcd.model.job import ImageUpdate, JobKind, JobRecord, JobState
 from bootcd.policy.schedule import due_after, next_check, retry_delay
+from bootcd.update.inhibit import CHECKING, STAGING, Inhibitor, holding
 from bootcd.update.machine import WORKING, Situation, State, digest_of
 
 GIVE_UP_AFTER = 3
@@ -137,6 +138,8 @@ class Facts:
     host: Host
     attempts: Attempts = Attempts()
     health: HealthRecord = field(default_factory=HealthRecord)
+    inhibitors: tuple[Inhibitor, ...] = ()
+    "Those that are in force."
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,8 @@ def plan(situation: Situation, facts: Facts, rules: Rules) -> Plan:
             stage = _plan_stage(situation.available, facts, rules)
             if stage.is_due(facts.now) or (stage.not_before and stage.not_before <= check_at):
                 return stage
+    if inhibitor := holding(facts.inhibitors, CHECKING, facts.now):
+        return Plan(Action.NOTHING, inhibitor.sentence)
     return Plan(Action.CHECK, reason, check_at)
 
 
@@ -212,6 +217,8 @@ def _withheld(situation: Situation, update: ImageUpdate, facts: Facts) -> str:
         return "the host's storage is read-only"
     if status.staged and status.staged.download_only:
         return "what is staged is locked, and staging would replace it by something unlocked"
+    if inhibitor := holding(facts.inhibitors, STAGING, facts.now):
+        return inhibitor.sentence
     left = {digest_of(entry) for entry in (status.rollback, *status.other_deployments) if entry}
     if failure := facts.health.failure_of(update.digest):
         return "; ".join(("this version booted badly here", *failure.reasons[:1]))

@@ -21,6 +21,7 @@ READS: dict[str, Mapping[str, str]] = {
     "GetHistory": {"limit": "?int"},
     "GetNotes": {},
     "ListJobs": {},
+    "ListInhibitors": {},
     "Wait": {"uuid": "string"},
     "Diff": {"before": "string", "after": "string"},
 }
@@ -37,6 +38,7 @@ _ANSWERS = {
     "GetHistory": "jobs: []Job",
     "GetNotes": "notes: string",
     "ListJobs": "jobs: []Job",
+    "ListInhibitors": "inhibitors: []Inhibitor",
     "Wait": "job: Job",
     "Diff": "document: object",
     "ConfigDiff": "document: object",
@@ -47,6 +49,7 @@ _MEANINGS = {
     "GetHistory": "Ended jobs, newest first: 50, or up to 1000.",
     "GetNotes": "Release notes of the update that is available or staged, Markdown; empty if there are none.",
     "ListJobs": "The job at work and those that ended lately.",
+    "ListInhibitors": "What holds up updates, and who asked for it. To ask for it takes the bus.",
     "Wait": "Answers when the job has ended, at once if it has. With 'more', also at every step before.",
     "Cancel": "Asks a job to stop. Needs no right if the caller started it.",
     "Diff": "Compares two deployments, named '<checksum>.<serial>', as 'bootcctl diff --json' does.",
@@ -106,6 +109,9 @@ type Job (
 )
 
 type NextAction (action: string, reason: string, when: ?int)
+
+# 'what' is one or more of check, download, stage and reboot, 'mode' is block or delay.
+type Inhibitor (what: []string, who: string, why: string, mode: string, uid: int, notAfter: ?int)
 
 # 'host' is what 'bootc status --json' prints; it has no members before the host was looked at.
 type Status (

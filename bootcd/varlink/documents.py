@@ -14,6 +14,7 @@ from bootcd.model.errors import ErrorInfo
 from bootcd.model.job import ImageUpdate, JobRecord, JobState, Outcome
 from bootcd.model.moment import microseconds
 from bootcd.model.trust import Verdict
+from bootcd.update.inhibit import Inhibitor
 
 Document = dict[str, Any]
 
@@ -70,6 +71,17 @@ def status(snapshot: Snapshot) -> Document:
         available=update(snapshot.available),
         nextAction=_known(action=action.action, reason=action.reason, when=_usec(action.when)),
         host=json.loads(snapshot.host_json) if snapshot.host_json else {},
+    )
+
+
+def inhibitor(held: Inhibitor) -> Document:
+    return _known(
+        what=[item.value for item in held.what],
+        who=held.who,
+        why=held.why,
+        mode=held.how.value,
+        uid=held.uid,
+        notAfter=_usec(held.not_after),
     )
 
 

@@ -60,6 +60,7 @@ class Methods:
             "GetHistory": self._get_history,
             "GetNotes": self._get_notes,
             "ListJobs": self._list_jobs,
+            "ListInhibitors": self._list_inhibitors,
             "Wait": self._wait,
             "Diff": self._diff,
             "Cancel": self._cancel,
@@ -101,6 +102,10 @@ class Methods:
 
     async def _list_jobs(self, _: Request) -> Replies:
         yield Reply({"jobs": [documents.job(record) for record in self._service.jobs()]})
+
+    async def _list_inhibitors(self, _: Request) -> Replies:
+        held = self._service.snapshot.inhibitors
+        yield Reply({"inhibitors": [documents.inhibitor(inhibitor) for inhibitor in held]})
 
     async def _wait(self, request: Request) -> Replies:
         uuid = request.values["uuid"]

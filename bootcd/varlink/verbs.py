@@ -49,10 +49,11 @@ class Verb:
 _SOFT_REBOOT, _APPLY = {"soft_reboot": "string"}, {"apply": "bool"}
 _UUID = {"job_uuid": "string"}
 _EXPECTED = {"expect_generation": "int", **_UUID}
+_BOOTING = {"ignore_inhibitors": "bool", **_EXPECTED}
 _DEPLOYMENT = {"deployment": "string"}
 
 VERBS: dict[str, Verb] = {
-    "Check": Verb(JobKind.CHECK, _UUID),
+    "Check": Verb(JobKind.CHECK, {"ignore_inhibitors": "bool", **_UUID}),
     "Upgrade": Verb(
         JobKind.UPGRADE,
         {
@@ -62,7 +63,7 @@ VERBS: dict[str, Verb] = {
             **_SOFT_REBOOT,
             **_APPLY,
             "expect_digest": "string",
-            **_EXPECTED,
+            **_BOOTING,
         },
     ),
     "Switch": Verb(
@@ -75,15 +76,15 @@ VERBS: dict[str, Verb] = {
             **_APPLY,
             "enforce_container_sigpolicy": "bool",
             "expect_digest": "string",
-            **_EXPECTED,
+            **_BOOTING,
         },
         required={"image": "string"},
     ),
-    "Rollback": Verb(JobKind.ROLLBACK, {**_SOFT_REBOOT, **_APPLY, **_EXPECTED}),
-    "Apply": Verb(JobKind.APPLY, {**_SOFT_REBOOT, **_EXPECTED}),
+    "Rollback": Verb(JobKind.ROLLBACK, {**_SOFT_REBOOT, **_APPLY, **_BOOTING}),
+    "Apply": Verb(JobKind.APPLY, {**_SOFT_REBOOT, **_BOOTING}),
     "SetKernelArguments": Verb(
         JobKind.KERNEL_ARGUMENTS,
-        {"delete": "[]string", "replace": "[]string", "append": "[]string", **_APPLY, **_EXPECTED},
+        {"delete": "[]string", "replace": "[]string", "append": "[]string", **_APPLY, **_BOOTING},
     ),
     "Pin": Verb(JobKind.PIN, _EXPECTED, required=_DEPLOYMENT),
     "Unpin": Verb(JobKind.UNPIN, _EXPECTED, required=_DEPLOYMENT),

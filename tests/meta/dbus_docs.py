@@ -128,11 +128,12 @@ def _errors() -> Iterator[str]:
     yield "## Errors\n"
     yield _flow(
         "All have the prefix `org.bootcd1.Error.`, but for those marked *, which have the standard names "
-        "`org.freedesktop.DBus.Error.AccessDenied` and `InvalidArgs`. Facts for programs are in the outcome "
-        "of a job, under `error-` and their name. After those said to pass, the same may work later."
+        "`org.freedesktop.DBus.Error.AccessDenied`, `InvalidArgs` and `LimitsExceeded`. Facts for "
+        "programs are in the outcome of a job, under `error-` and their name. After those said to "
+        "pass, the same may work later."
     )
     yield "\n| error | meaning | passes |\n|---|---|---|"
-    standard = ("AccessDenied", "InvalidArguments")
+    standard = ("AccessDenied", "InvalidArguments", "LimitsExceeded")
     for name, error in sorted({BootcdError.name: InternalError, **all_errors()}.items()):
         first = (error.__doc__ or "").split("\n\n")[0]
         meaning = " ".join(first.split())

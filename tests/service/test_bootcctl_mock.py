@@ -84,6 +84,16 @@ async def test_introspection_is_that_of_the_service(address: str) -> None:
             assert shown.keys() == {item.name for item in interface.properties}
 
 
+async def test_inhibitor_is_listed_as_long_as_its_command_runs(address: str) -> None:
+    listing = (sys.executable, "-m", "bootcctl", "inhibit", "--list")
+    async with mocked(address, "--scenario", "idle"):
+        code, out, _ = await bootcctl(address, "inhibit", "--who", "film", "--why", "to be watched", *listing)
+        assert code == exitcodes.DONE
+        assert out.endswith("blocks download:stage:reboot: to be watched\n")
+        _, out, _ = await bootcctl(address, "inhibit", "--list")
+        assert out == "Nobody inhibits anything\n"
+
+
 async def test_every_method_has_an_answer_of_its_types(address: str) -> None:
     arguments: dict[str, Any] = {"s": "booted", "o": ROOT_PATH, "a{sv}": {}, "t": 0, "b": True, "u": 1}
     async with mocked(address, "--scenario", "idle", "--speed", "1000"), connected(address) as peer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from bootcd.model.job import (
 )
 from bootcd.model.report import DeploymentDetails
 from bootcd.model.trust import Verdict
+from bootcd.update.inhibit import Inhibitor, Wish
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 BOOTED, STAGED, ROLLBACK = ("b" * 64, "5" * 64, "a" * 64)
@@ -75,6 +77,8 @@ class ScriptedService:
         self.failure: Exception | None = None
         self.ended: list[JobRecord] = []
         self.release_notes = ""
+        self.inhibited: list[int] = []
+        "Descriptors of the other ends of those handed out."
         self._jobs: dict[str, JobRecord] = {}
         self._observers: list[Callable[[Change], None]] = []
         self._changed = asyncio.Event()
@@ -115,6 +119,15 @@ class ScriptedService:
     async def config_diff(self) -> bytes:
         self._note("config-diff")
         return b"{}"
+
+    async def inhibit(self, wish: Wish) -> int:
+        """Hand out a descriptor, and show the inhibitor until the test drops it."""
+        self._note("inhibit", wish)
+        inhibitor = Inhibitor(**dict(wish), number=len(self.snapshot.inhibitors) + 1)
+        reader, writer = os.pipe()
+        self.inhibited.append(writer)
+        self.update(inhibitors=(*self.snapshot.inhibitors, inhibitor))
+        return reader
 
     async def reload(self) -> None:
         self._note("reload")

@@ -6,6 +6,7 @@ Shown to clients by the real D-Bus front end, so that only the work behind it is
 from __future__ import annotations
 
 import asyncio
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -38,6 +39,7 @@ from bootcd.model.job import (
     Progress,
     Requester,
 )
+from bootcd.update.inhibit import Inhibitor, Wish
 
 IMAGE = "registry.example/os:1"
 AGENT = Requester()
@@ -125,6 +127,8 @@ class ScriptedService:
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.refusals: dict[str, BootcdError] = {}
         self.release_notes = ""
+        self.inhibited: list[int] = []
+        "Descriptors of the other ends of those handed out."
         self.on_start: Callable[[JobRecord], None] = lambda _: None
         self.on_cancel: Callable[[JobRecord], None] = lambda record: self.end(record, JobState.CANCELLED)
         self.started: asyncio.Queue[JobRecord] = asyncio.Queue()
@@ -229,6 +233,17 @@ class ScriptedService:
     async def config_diff(self) -> bytes:
         self.requests.append(("config-diff", {}))
         return ConfigDiff(deployment="x.0", modified=("/etc/fstab",)).to_json().encode()
+
+    async def inhibit(self, wish: Wish) -> int:
+        """Hand out a descriptor, and show the inhibitor until the test drops it."""
+        self.requests.append(("inhibit", wish.model_dump(mode="json")))
+        if "inhibit" in self.refusals:
+            raise self.refusals["inhibit"]
+        inhibitor = Inhibitor(**dict(wish), number=len(self.snapshot.inhibitors) + 1)
+        reader, writer = os.pipe()
+        self.inhibited.append(writer)
+        self.publish(inhibitors=(*self.snapshot.inhibitors, inhibitor))
+        return reader
 
     async def reload(self) -> None:
         self.requests.append(("reload", {}))

@@ -8,6 +8,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from bootcd.host.peers import Peer
 from bootcd.model.errors import AccessDenied, BootcdError, Busy, OutOfSpace
 from bootcd.model.job import ImageUpdate, JobKind, JobState, Requester
 from bootcd.model.trust import TrustPolicy
+from bootcd.update.inhibit import Inhibitor, parse_wish
 from bootcd.varlink import connection as connection_module
 from bootcd.varlink.description import INTERFACE, description
 from bootcd.varlink.frontend import CONNECTIONS_PER_USER, Frontend
@@ -138,10 +140,26 @@ async def test_reads_answer_everybody_without_a_right(path: Path, authority: Aut
             "GetHistory": {"limit": 5},
             "GetNotes": {},
             "ListJobs": {},
+            "ListInhibitors": {},
             "Diff": {"before": f"{BOOTED}.0", "after": f"{ROLLBACK}.0"},
         }.items():
             answered(await nobody.call(f"io.bootcd.{method}", parameters), method)
     assert authority.asked == []
+
+
+async def test_inhibitors_are_listed(client: VarlinkClient, service: ScriptedService) -> None:
+    until = datetime(2026, 1, 1, tzinfo=UTC)
+    held = parse_wish("reboot:stage", "backup", "copying", "block", NOBODY, until)
+    service.update(inhibitors=(Inhibitor(**dict(held), number=1),))
+    [shown] = answered(await client.call("io.bootcd.ListInhibitors"), "ListInhibitors")["inhibitors"]
+    assert shown == {
+        "what": ["stage", "reboot"],
+        "who": "backup",
+        "why": "copying",
+        "mode": "block",
+        "uid": NOBODY,
+        "notAfter": 1_767_225_600_000_000,
+    }
 
 
 async def test_history_lists_jobs_with_their_errors(client: VarlinkClient, service: ScriptedService) -> None:
@@ -250,7 +268,7 @@ async def test_every_change_asks_for_its_right(
         "ConfigDiff": ({}, ["config-diff"]),
         "Reload": ({}, ["reload"]),
     }
-    reads = {"GetStatus", "GetHistory", "GetNotes", "ListJobs", "Wait", "Diff"}
+    reads = {"GetStatus", "GetHistory", "GetNotes", "ListJobs", "ListInhibitors", "Wait", "Diff"}
     assert calls.keys() | reads == IDL.methods.keys()
     async with user_client(path, NOBODY) as nobody:
         for method, (parameters, actions) in calls.items():

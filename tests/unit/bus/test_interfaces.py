@@ -76,7 +76,12 @@ def test_policy_file_defines_exactly_the_actions_methods_ask_for() -> None:
         for interface in (MANAGER, JOB)
         for method in interface.methods.values()
         if method.right
-        for action in (method.right.action, method.right.unverified_action)
+        for action in (
+            method.right.action,
+            method.right.unverified_action,
+            *method.right.option_actions.values(),
+            *method.right.mode_actions.values(),
+        )
         if action
     }
     assert defined == asked
@@ -84,7 +89,9 @@ def test_policy_file_defines_exactly_the_actions_methods_ask_for() -> None:
     assert implied <= defined
 
 
-@pytest.mark.parametrize("action", ["upgrade-unverified", "switch", "rollback", "apply", "cancel", "reload"])
+@pytest.mark.parametrize(
+    "action", ["upgrade-unverified", "switch", "rollback", "apply", "ignore-inhibitors", "cancel", "reload"]
+)
 def test_policy_lets_nobody_change_anything_without_authentication(action: str) -> None:
     [found] = [
         item
@@ -103,7 +110,7 @@ def test_only_a_verified_upgrade_is_free_and_only_for_who_sits_at_the_machine() 
         for item in ET.parse(POLICY).getroot().iter("action")
     }
     free = {name for name, kinds in found.items() if "yes" in kinds.values()}
-    assert free == {"org.bootcd1.check", "org.bootcd1.upgrade"}
+    assert free == {"org.bootcd1.check", "org.bootcd1.upgrade", "org.bootcd1.inhibit-delay"}
     assert found["org.bootcd1.upgrade"] == {
         "allow_any": "auth_admin",
         "allow_inactive": "auth_admin",

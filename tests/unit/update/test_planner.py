@@ -25,6 +25,7 @@ from bootcd.model.job import (
     Outcome,
     Requester,
 )
+from bootcd.update.inhibit import How, Inhibitor, What
 from bootcd.update.machine import (
     HostObserved,
     HostView,
@@ -116,6 +117,35 @@ def test_plan_with_a_newer_version_than_one_that_booted_badly_stages_it() -> Non
     newer = UPDATE.model_copy(update={"digest": NEWER})
     planned = plan(situation_of(update=newer), replace(facts(), health=FAILED), RULES)
     assert planned.action is Action.STAGE
+
+
+# Inhibitors
+
+
+def inhibited(*what: What, not_after: datetime | None = None) -> Facts:
+    held = Inhibitor(
+        number=1, what=what, who="backup", why="copying /etc", how=How.DELAY, uid=1, not_after=not_after
+    )
+    return replace(facts(), inhibitors=(held,))
+
+
+def test_plan_while_staging_is_inhibited_checks_and_says_who_and_why() -> None:
+    planned = plan(situation_of(), inhibited(What.STAGE), RULES)
+    assert planned.action is Action.CHECK
+    assert planned.reason.endswith("is not staged: backup inhibits stage: copying /etc")
+
+
+def test_plan_while_checking_is_inhibited_waits_for_its_end_but_stages() -> None:
+    planned = plan(situation_of(update=None), inhibited(What.CHECK), RULES)
+    assert planned == Plan(Action.NOTHING, "backup inhibits check: copying /etc")
+    assert plan(situation_of(), inhibited(What.CHECK), RULES).action is Action.STAGE
+
+
+@pytest.mark.parametrize(
+    "held", [inhibited(What.REBOOT), inhibited(What.STAGE, not_after=NOW)], ids=["reboot", "over"]
+)
+def test_plan_is_not_held_up_by_an_inhibitor_of_something_else_or_one_that_is_over(held: Facts) -> None:
+    assert plan(situation_of(), held, RULES).action is Action.STAGE
 
 
 # Nothing at all
