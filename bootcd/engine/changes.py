@@ -16,7 +16,8 @@ from bootcd.model.job import JobKind, JobRequest, JobState, Outcome, Phase, Prog
 from bootcd.ostree.garbage import hand_back_image
 from bootcd.ostree.libostree import one_line
 from bootcd.ostree.selection import find_deployment
-from bootcd.ostree.sysroot import Sysroot, deployment_id, kernel_arguments
+from bootcd.ostree.sysroot import Sysroot
+from bootcd.ostree.view import deployment_id, kernel_arguments
 from bootcd.ostreefmt.kargs_change import KargsChange, change_kargs, check_change
 
 _UNLOCK_SECS = 30.0

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from bootcd.model.comparison import ENTRIES_LIMIT, ConfigDiff
 from bootcd.ostree.libostree import host_errors
-from bootcd.ostree.sysroot import Sysroot, deployment_id
+from bootcd.ostree.view import SysrootView, deployment_id
 
 _CHUNK = 256 << 10
 
 
-def diff_config(sysroot: Sysroot) -> ConfigDiff:
+def diff_config(sysroot: SysrootView) -> ConfigDiff:
     """Compare /etc of the booted deployment with its image's.
 
     Raises:

@@ -27,7 +27,7 @@ from bootcd.model.errors import BackendFailed, BootcdError, WrongState
 from bootcd.model.host import BootEntry
 from bootcd.ostree.repository import Repository
 from bootcd.ostree.status import read_host
-from bootcd.ostree.sysroot import Sysroot, deployment_id, kernel_arguments
+from bootcd.ostree.view import SysrootView, deployment_id, kernel_arguments
 from bootcd.ostreefmt.objects import ObjectKind, object_path, parse_dirtree
 from bootcd.ostreefmt.packages import (
     APK_PATHS,
@@ -51,7 +51,7 @@ _Change = tuple[str, bytes | None, bytes | None]
 "Path, and the file's object before and after."
 
 
-def diff_deployments(sysroot: Sysroot, before: str, after: str) -> DeploymentDiff:
+def diff_deployments(sysroot: SysrootView, before: str, after: str) -> DeploymentDiff:
     """Compare two deployments, named by `BootEntry.id`.
 
     Raises:
@@ -71,7 +71,7 @@ def diff_deployments(sysroot: Sysroot, before: str, after: str) -> DeploymentDif
     )
 
 
-def _find(sysroot: Sysroot, id: str) -> Any:
+def _find(sysroot: SysrootView, id: str) -> Any:
     for deployment in sysroot.deployments:
         if deployment_id(deployment) == id:
             return deployment
@@ -171,7 +171,7 @@ def _shown(path: str) -> str:
 # packages
 
 
-def _packages(sysroot: Sysroot, first: Any, second: Any) -> PackageChanges:
+def _packages(sysroot: SysrootView, first: Any, second: Any) -> PackageChanges:
     for database, read in _READERS.items():
         before, after = read(sysroot, first), read(sysroot, second)
         if before is not None and after is not None:
@@ -195,17 +195,17 @@ def compare_packages(database: Any, before: Packages, after: Packages) -> Packag
     )
 
 
-def _dpkg(sysroot: Sysroot, deployment: Any) -> Packages | None:
+def _dpkg(sysroot: SysrootView, deployment: Any) -> Packages | None:
     text = _database(sysroot, deployment, DPKG_PATHS)
     return None if text is None else parse_dpkg_status(text)
 
 
-def _apk(sysroot: Sysroot, deployment: Any) -> Packages | None:
+def _apk(sysroot: SysrootView, deployment: Any) -> Packages | None:
     text = _database(sysroot, deployment, APK_PATHS)
     return None if text is None else parse_apk_installed(text)
 
 
-def _database(sysroot: Sysroot, deployment: Any, paths: tuple[str, ...]) -> str | None:
+def _database(sysroot: SysrootView, deployment: Any, paths: tuple[str, ...]) -> str | None:
     """Return the first of these files in a commit; what is too large or no file is not there."""
     for path in paths:
         file = _lookup(sysroot.repository, deployment.get_csum(), path)
@@ -234,7 +234,7 @@ def _lookup(repository: Repository, commit: str, path: str) -> bytes | None:
     return _directory(repository, tree)[0].get(name)
 
 
-def _rpm(sysroot: Sysroot, deployment: Any) -> Packages | None:
+def _rpm(sysroot: SysrootView, deployment: Any) -> Packages | None:
     root = sysroot.path / sysroot.sysroot.get_deployment_dirpath(deployment)
     for directory in RPM_DIRECTORIES:
         database = root / directory
@@ -253,7 +253,7 @@ def _query_rpm(database: Path) -> Packages | None:
     return parse_rpm_query(done.stdout.decode(errors="replace"))
 
 
-_READERS: Mapping[str, Callable[[Sysroot, Any], Packages | None]] = {
+_READERS: Mapping[str, Callable[[SysrootView, Any], Packages | None]] = {
     "rpm": _rpm,
     "dpkg": _dpkg,
     "apk": _apk,

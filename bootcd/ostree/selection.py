@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from bootcd.model.errors import InvalidArguments, NoSuchDeployment
-from bootcd.ostree.sysroot import Sysroot, deployment_id
+from bootcd.ostree.view import SysrootView, deployment_id
 
 ROLES = ("booted", "staged", "rollback")
 _NUMBER = re.compile(r"\d{1,4}", re.ASCII)
@@ -17,7 +17,7 @@ _ID = re.compile(r"[0-9a-f]{64}\.\d{1,4}", re.ASCII)
 _HINT = "see what there is: bootcctl status, ostree admin status"
 
 
-def find_deployment(sysroot: Sysroot, name: str) -> Any:
+def find_deployment(sysroot: SysrootView, name: str) -> Any:
     """Return the deployment a name means.
 
     Raises:

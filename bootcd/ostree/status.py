@@ -25,8 +25,9 @@ from bootcd.model.report import DeploymentDetails, HostReport
 from bootcd.model.trust import parse_verdict
 from bootcd.oci.manifest import host_architecture, parse_config
 from bootcd.ostree.libostree import OSTree, has
+from bootcd.ostree.medium import device_is_read_only
 from bootcd.ostree.softreboot import can_soft_reboot
-from bootcd.ostree.sysroot import Sysroot, deployment_id, device_is_read_only, kernel_arguments
+from bootcd.ostree.view import SysrootView, deployment_id, kernel_arguments
 from bootcd.ostreefmt.metadata import TRUST, ImageMetadata, parse_cached_update, parse_merge_metadata
 from bootcd.ostreefmt.origin import TrackedImage
 
@@ -36,7 +37,7 @@ _NO_CONFIG = "null"
 "What early versions of ostree-ext wrote for an image's config; the image is of the host's architecture then."
 
 
-def read_report(sysroot: Sysroot) -> HostReport:
+def read_report(sysroot: SysrootView) -> HostReport:
     """Describe the host in full; the deployments of one that is not booted are left out."""
     host = read_host(sysroot)
     shown = {entry.id for entry in host.status.deployments}
@@ -44,7 +45,7 @@ def read_report(sysroot: Sysroot) -> HostReport:
     return HostReport(host=host, deployments={id: item for id, item in details.items() if id in shown})
 
 
-def read_host(sysroot: Sysroot) -> Host:
+def read_host(sysroot: SysrootView) -> Host:
     """Describe the host. A system root that is not booted is described as an empty host.
 
     What cannot be understood of one deployment is left out and hides neither it nor the others.
@@ -81,14 +82,14 @@ def read_host(sysroot: Sysroot) -> Host:
     )
 
 
-def _details(sysroot: Sysroot, deployment: Any) -> DeploymentDetails:
+def _details(sysroot: SysrootView, deployment: Any) -> DeploymentDetails:
     return DeploymentDetails(
         kernel_arguments=tuple(kernel_arguments(deployment)),
         trust=parse_verdict(sysroot.repository.commit_metadata(deployment.get_csum()).get(TRUST, "")),
     )
 
 
-def _entry(sysroot: Sysroot, deployment: Any) -> BootEntry:
+def _entry(sysroot: SysrootView, deployment: Any) -> BootEntry:
     incompatible = sysroot.is_modified(deployment)
     image = cached = None
     if not incompatible and (tracked := sysroot.image(deployment)) is not None:
@@ -109,7 +110,7 @@ def _entry(sysroot: Sysroot, deployment: Any) -> BootEntry:
 
 
 def _images(
-    sysroot: Sysroot, commit: str, tracked: TrackedImage
+    sysroot: SysrootView, commit: str, tracked: TrackedImage
 ) -> tuple[ImageStatus | None, ImageStatus | None]:
     repository = sysroot.repository
     here = _image(tracked, lambda: parse_merge_metadata(repository.commit_metadata(commit)))

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bootcd.model.errors import WrongState
-from bootcd.ostree.sysroot import Sysroot, device_is_read_only, mount_source
+from bootcd.ostree.medium import device_is_read_only, mount_source
+from bootcd.ostree.sysroot import Sysroot
 
 MOUNTS = r"""
 22 1 0:20 / / rw,relatime shared:1 - overlay overlay rw
