@@ -16,9 +16,10 @@ from pathlib import Path
 from bootcd import __version__
 from bootcd.config import CONFIG_DIRS, Config, Health, load_config
 from bootcd.engine.reboot import reboot
-from bootcd.health.boot import is_kept_by_greenboot, required_units, wait_for_end
+from bootcd.health.boot import is_enabled, is_kept_by_greenboot, required_units, wait_for_end
+from bootcd.health.bootcount import BootCounter
 from bootcd.health.checks import find_checks, run_check
-from bootcd.health.keeper import Booted, Keeper, look_at
+from bootcd.health.keeper import Booted, Keeper, judges_itself, look_at
 from bootcd.health.store import HealthStore
 from bootcd.host import journal, process
 from bootcd.host.clock import SystemClock
@@ -58,6 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
     text = "let versions that failed be taken again"
     clear = verbs.add_parser("clear", help=text, description=text, allow_abbrev=False)
     clear.add_argument("digest", metavar="DIGEST", nargs="?", default="", help="only this one")
+    text = "have the boot loader count boots of what is staged, where it can"
+    verbs.add_parser("arm", help=text, description=text, allow_abbrev=False)
     return parser
 
 
@@ -72,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             if options.verb == "clear":
                 return _clear(store, options.digest)
+            if options.verb == "arm":
+                return _arm(options.config_dir or CONFIG_DIRS)
             return _check(store, options.config_dir or CONFIG_DIRS)
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
@@ -102,8 +107,36 @@ def _check(store: HealthStore, config_dirs: Sequence[Path]) -> int:
         log.warning("%s", error.message)
         booted = Booted()
     actor = Keeper(root, store, SystemClock(), excerpt=_excerpt, reboot=reboot)
+    counter = BootCounter(root)
+    # Before what may end in a reboot: a boot that was judged needs no counting.
+    if not keeper and actor.take_over(booted, counter):
+        counter.disarm(good=verdict.good)
     actor.act(verdict, booted, allowed=config.health.rollback, keeper=keeper)
     return GOOD if verdict.good else BAD
+
+
+def _arm(config_dirs: Sequence[Path]) -> int:
+    """Have the boot loader count boots of what is staged, if it can and nobody else does."""
+    config = _config(config_dirs)
+    root = Path(config.host.sysroot)
+    counter = BootCounter(root)
+    if not counter.supported:
+        log.info("GRUB does not count boots here: what never comes up stays the first choice")
+        return GOOD
+    try:
+        wanted = config.health.rollback and judges_itself(root) and asyncio.run(_is_ours())
+    except BootcdError as error:
+        log.warning("boots are not counted: %s", error.message)
+        return GOOD
+    if wanted:
+        counter.arm()
+    return GOOD
+
+
+async def _is_ours() -> bool:
+    """Tell whether it is this program that judges boots: enabled, and greenboot not at work."""
+    _, greenboot = await is_kept_by_greenboot()
+    return not greenboot and await is_enabled()
 
 
 def _config(directories: Sequence[Path]) -> Config:

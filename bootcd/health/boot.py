@@ -100,6 +100,11 @@ async def is_kept_by_greenboot() -> tuple[bool, bool]:
     return unit.get("LoadState") == "loaded", unit.get("UnitFileState", "").startswith("enabled")
 
 
+async def is_enabled() -> bool:
+    """Tell whether boots are judged by our unit. Raises BackendFailed."""
+    return (await show_units([UNIT])).get(UNIT, {}).get("UnitFileState", "").startswith("enabled")
+
+
 async def required_units() -> tuple[str, ...]:
     """Return what others have made boot-complete.target require. Raises BackendFailed."""
     target = (await show_units([TARGET])).get(TARGET, {})

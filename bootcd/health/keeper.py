@@ -14,6 +14,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from bootcd.engine.deployments import Deployments
+from bootcd.health.boot import UNIT
+from bootcd.health.bootcount import GAVE_UP, BootCounter
 from bootcd.health.store import HealthStore
 from bootcd.host import journal
 from bootcd.host.clock import Clock
@@ -28,6 +30,7 @@ from bootcd.policy.health import Action, Response, Standing, Verdict, respond
 log = logging.getLogger(__name__)
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_UNIT_FILE = f"usr/lib/systemd/system/{UNIT}"
 _LINES = 64
 
 
@@ -39,6 +42,10 @@ class Booted:
     image: str = ""
     version: str = ""
     target: str = ""
+    target_image: str = ""
+    target_version: str = ""
+    target_next: bool = False
+    "The next boot is into the target: it comes first in the boot order, and was not what came up now."
 
 
 def look_at(root: Path) -> Booted:
@@ -46,14 +53,27 @@ def look_at(root: Path) -> Booted:
     sysroot = Sysroot(root)
     booted = sysroot.require_booted()
     target = sysroot.rollback_target()
-    entry = read_host(sysroot).status.booted
-    image = entry.image if entry else None
+    status = read_host(sysroot).status
+    image = status.booted.image if status.booted else None
+    before = status.rollback.image if status.rollback else None
     return Booted(
         digest=_name(sysroot, booted),
         image=image.image.image if image else "",
         version=(image.version or "") if image else "",
         target=_name(sysroot, target) if target is not None else "",
+        target_image=before.image.image if before else "",
+        target_version=(before.version or "") if before else "",
+        target_next=sysroot.rollback_queued(),
     )
+
+
+def judges_itself(root: Path) -> bool:
+    """Tell whether what is staged has what judges its boots; without, nobody would stop counting them."""
+    sysroot = Sysroot(root)
+    if sysroot.staged is None:
+        return False
+    directory: str = sysroot.sysroot.get_deployment_dirpath(sysroot.staged)
+    return (root / directory / _UNIT_FILE).is_file()
 
 
 def _name(sysroot: Sysroot, deployment: object) -> str:
@@ -77,6 +97,39 @@ class Keeper:
         self._clock = clock
         self._excerpt = excerpt
         self._reboot = reboot
+
+    def take_over(self, booted: Booted, counter: BootCounter) -> bool:
+        """Make it last where the boot loader has given up on a version and started the one before it.
+
+        False if that failed, so that the boot loader has to go on doing so. Blocks; see `act`.
+        """
+        if counter.attempts() != GAVE_UP or not booted.target_next or not booted.target:
+            return True
+        failure = FailedBoot(
+            uuid=str(uuid4()),
+            digest=booted.target,
+            image=booted.target_image,
+            version=booted.target_version,
+            time=self._clock.now(),
+            reasons=("it did not come up, until the boot loader gave up on it",),
+            state=FailureState.ROLLING_BACK,
+        )
+        self._store.update(lambda record: record.with_failure(failure))
+        # From now on a power cut makes the boot loader begin anew, whichever of them comes first then.
+        if not counter.arm():
+            return False
+        try:
+            sysroot = Sysroot(self._root, own_mounts=unshare_mounts())
+            asyncio.run(Deployments(sysroot).rollback(_request(failure), lambda _: None))
+        except BootcdError as error:
+            log.error("the boot order cannot be changed: %s", error.message)  # noqa: TRY400  # one line
+            return False
+        log.critical(
+            "%s did not come up, the version before is booted from now on",
+            failure.version or failure.digest,
+            extra=journal.fields(journal.Event.ROLLED_BACK, digest=failure.digest, version=failure.version),
+        )
+        return True
 
     def act(self, verdict: Verdict, booted: Booted, *, allowed: bool, keeper: str) -> Response:
         """Do what follows, with the last word a request for a reboot. Blocks.
@@ -144,8 +197,7 @@ class Keeper:
             sysroot = Sysroot(self._root, own_mounts=unshare_mounts())
             # Queued already: by somebody, or by us before a power cut. Once more would undo it.
             if not sysroot.rollback_queued():
-                request = JobRequest(uuid=failure.uuid, kind=JobKind.ROLLBACK)
-                asyncio.run(Deployments(sysroot).rollback(request, lambda _: None))
+                asyncio.run(Deployments(sysroot).rollback(_request(failure), lambda _: None))
         except BootcdError as error:
             reason = f"the rollback failed: {error.message}"
             log.error("%s", reason)  # noqa: TRY400  # one line
@@ -164,6 +216,10 @@ class Keeper:
         except BootcdError as error:
             log.error("%s, the version before is booted next", error.message)  # noqa: TRY400
         return Response(Action.ROLL_BACK)
+
+
+def _request(failure: FailedBoot) -> JobRequest:
+    return JobRequest(uuid=failure.uuid, kind=JobKind.ROLLBACK)
 
 
 def _marked_good(record: HealthRecord, health: BootHealth) -> HealthRecord:

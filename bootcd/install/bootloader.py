@@ -24,6 +24,7 @@ from bootcd.install.grub import (
 from bootcd.install.mounts import WORK, bound
 from bootcd.install.tools import run_tool
 from bootcd.model.errors import BackendFailed, NotBootable
+from bootcd.ostreefmt.grubenv import empty_block
 
 _EXCHANGE = "run"
 "Directory every image has, at which what is made in it is handed out."
@@ -85,6 +86,7 @@ async def install_bootloader(
         await esp.put(tree)
     configuration = place.root / "boot/grub2/grub.cfg"
     _write(configuration, static_config(place.boot_path, choice.blscfg))
+    _write(configuration.with_name("grubenv"), empty_block().decode())
 
 
 def _copy_ready(choice: Choice, place: BootPlace, tree: Path) -> None:

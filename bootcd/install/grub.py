@@ -163,6 +163,30 @@ def early_config(boot_uuid: str, boot_path: str) -> str:
     )
 
 
+# The protocol of Fedora and greenboot, without the module `increment`, which GRUB of others has not.
+_COUNTING = """\
+# A new version that does not come up is given up, and the one before it started; see bootcd-health(8).
+if [ -s $prefix/grubenv ]; then
+  load_env
+  if [ -n "${boot_counter}" -a "${boot_success}" = "0" ]; then
+    if [ "${boot_counter}" = "3" ]; then
+      set boot_counter=2
+    elif [ "${boot_counter}" = "2" ]; then
+      set boot_counter=1
+    elif [ "${boot_counter}" = "1" ]; then
+      set boot_counter=0
+    else
+      set default=1
+      set boot_counter=-1
+    fi
+    save_env boot_counter
+  fi
+  set boot_success=0
+  save_env boot_success
+fi
+"""
+
+
 def static_config(boot_path: str, blscfg: str) -> str:
     """Return /boot/grub2/grub.cfg, which stays as it is: entries come and go in files of their own.
 
@@ -179,6 +203,7 @@ def static_config(boot_path: str, blscfg: str) -> str:
         "if [ -f $prefix/user.cfg ]; then\n"
         "  source $prefix/user.cfg\n"
         "fi\n"
+        f"{_COUNTING}"
         f"{command}\n"
     )
 

@@ -17,6 +17,7 @@ EXPECTED = {
     "usr/bin/bootcd-install": 0o755,
     "usr/bin/bootcd-worker": 0o755,
     "usr/lib/bootcd/config.d/10-defaults.toml": 0o644,
+    "usr/lib/systemd/system/bootcd-boot-counter.service": 0o644,
     "usr/lib/systemd/system/bootcd-health.service": 0o644,
     "usr/lib/systemd/system/bootcd.service": 0o644,
     "usr/lib/systemd/system-preset/90-bootcd.preset": 0o644,
@@ -198,9 +199,7 @@ def test_installed_command_uses_its_byte_code(system: Path) -> None:
 
 
 def test_installed_unit_and_manual_pages_are_found(system: Path) -> None:
-    done = in_installed_system(
-        system,
-        "systemd-analyze verify bootcd.service bootcd-health.service; man -w bootcctl; man -w 8 bootcd",
-    )
+    units = "bootcd.service bootcd-health.service bootcd-boot-counter.service"
+    done = in_installed_system(system, f"systemd-analyze verify {units}; man -w bootcctl; man -w 8 bootcd")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == ["/usr/share/man/man1/bootcctl.1", "/usr/share/man/man8/bootcd.8"]

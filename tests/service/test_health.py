@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from bootcd.install.grub import static_config
+from bootcd.ostreefmt.grubenv import change_block, read_variable
 from tests.conftest import MachineFactory
 from tests.service.test_machine import stage
 from tests.support.machine import PERSON, Machine, minimal_tree
@@ -152,3 +154,49 @@ async def test_boot_that_was_not_judged_yet_is_told(machine_factory: MachineFact
 
     assert done.returncode == 5
     assert "has not been judged yet" in done.stderr
+
+
+async def test_version_that_never_comes_up_is_left_for_good_where_grub_gave_up_on_it(
+    machine_factory: MachineFactory, tmp_path: Path
+) -> None:
+    machine = await machine_factory()
+    grub = machine.path("/boot/grub2")
+    grub.mkdir()
+    (grub / "grub.cfg").write_text(static_config("/boot", ""))
+    machine.path("/run/units").write_text("Id=bootcd-health.service\nUnitFileState=enabled\n")
+    arm = [sys.executable, "-m", "bootcd.health", "arm"]
+    assert await judge(machine) == 0
+    plain = await stage(machine, minimal_tree(tmp_path / "plain", "3"))
+    await machine.run(arm)
+    assert counter(machine) == (None, "1"), "nobody would stop counting boots of what judges none"
+
+    tree = minimal_tree(tmp_path / "v2", "2")
+    (tree / "usr/lib/systemd/system").mkdir(parents=True)
+    (tree / "usr/lib/systemd/system/bootcd-health.service").touch()
+    commit = await stage(machine, tree)
+    await machine.run(arm)
+    assert counter(machine) == ("3", "1")
+    await machine.shutdown()
+    set_counter(machine.sysroot / "boot/grub2/grubenv", "-1")  # as GRUB does after it has tried often enough
+    await machine.boot(choice=1)
+
+    assert version(machine) == "1"
+    assert await judge(machine) == 0
+
+    assert counter(machine) == (None, "1")
+    [failure] = (await record(machine))["failures"]
+    assert (failure["digest"], failure["state"]) == (commit, "rolled-back")
+    assert "the boot loader gave up" in failure["reasons"][0]
+    assert commit != plain
+    assert not reboots(machine)
+    await machine.reboot()
+    assert version(machine) == "1"
+
+
+def counter(machine: Machine) -> tuple[str | None, str | None]:
+    block = machine.path("/boot/grub2/grubenv").read_bytes()
+    return read_variable(block, "boot_counter"), read_variable(block, "boot_success")
+
+
+def set_counter(path: Path, value: str) -> None:
+    path.write_bytes(change_block(path.read_bytes(), {"boot_counter": value, "boot_success": "0"}))

@@ -11,7 +11,8 @@ What is not as on a host:
 - /usr is an overlay: `overlay`, the shim below and the deployment's os-release, then this machine's own
   /usr, so that the programs under test run whatever the image holds, then the deployment's /usr.
   libostree is not affected: it works on the deployment below /sysroot.
-- `systemctl` is a shim that knows `reboot`, and of no unit and no job: no systemd runs as process 1.
+- `systemctl` is a shim that knows `reboot`, no job, and of units what /run/units says: no systemd runs
+  as process 1.
 - Network, devices and clock are this machine's. /boot is not a file system of its own.
 - A power cut kills every process at once; what was written to the page cache is not lost.
 """
@@ -54,7 +55,8 @@ _SYSTEMCTL = """#!/bin/sh
 [ "$1" = --no-pager ] && shift
 case "$1" in
 reboot) : >/run/reboot-requested ;;
-list-jobs | show) ;;
+list-jobs) ;;
+show) [ ! -e /run/units ] || cat /run/units ;;
 *) echo "systemctl: '$*' is not simulated on this host" >&2; exit 1 ;;
 esac
 """

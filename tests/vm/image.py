@@ -198,7 +198,7 @@ def _installed(python: Path) -> FileTree:
         compiler += [python / "usr/bin/python3", "-I", "-m", "compileall", "-q"]
         compiler += ["--invalidation-mode", "unchecked-hash", "-s", root, "-p", "/", root / site[1:]]
         subprocess.run(compiler, check=True, env=os.environ | {"PYTHONHOME": str(python / "usr")})
-        units = ["bootcd.service", "bootcd-health.service"]
+        units = ["bootcd.service", "bootcd-health.service", "bootcd-boot-counter.service"]
         subprocess.run(["systemctl", "--quiet", f"--root={root}", "preset", *units], check=True)
         return scan(root)
 

@@ -1,0 +1,112 @@
+"""Boots counted by GRUB, for versions that never come far enough to be judged.
+
+The protocol is Fedora's and greenboot's. What is staged gets a number of attempts, `boot_counter`. At every
+boot GRUB's configuration sets `boot_success` to 0; where it was 0 already, the boot before did not end
+well, and the counter goes down. At 0 it becomes -1, and the second boot entry is started instead of the
+first. A boot that is judged good sets `boot_success` to 1 and takes the counter away.
+
+That needs a configuration that does its part, which is looked for rather than assumed: one without it would
+ignore the counter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+from pathlib import Path
+
+from bootcd.host import process
+from bootcd.host.files import read_bounded, write_atomic
+from bootcd.host.mounts import unshare_mounts
+from bootcd.ostreefmt.grubenv import SIZE, change_block, empty_block, read_variable
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+GAVE_UP = -1
+"The counter where GRUB started the second entry instead of the first."
+
+_DIRECTORIES = ("boot/grub2", "boot/grub")
+_CONFIG_LIMIT = 1 << 20
+_MOUNT_SECS = 30.0
+_COUNTS = ("boot_counter", "boot_success", "save_env")
+
+
+class BootCounter:
+    """The counter of a host. Every method blocks, and does nothing where GRUB does not count.
+
+    Call what changes it while the process has one thread, as it may move to a mount namespace of its own.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._directory = next((d for d in (root / name for name in _DIRECTORIES) if _counts(d)), None)
+
+    @property
+    def supported(self) -> bool:
+        return self._directory is not None
+
+    def attempts(self) -> int | None:
+        """Return the counter; None if there is none."""
+        if self._directory is None:
+            return None
+        try:
+            value = read_variable(read_bounded(self._directory / "grubenv", SIZE), "boot_counter")
+            return None if value is None else int(value)
+        except (OSError, ValueError):
+            return None
+
+    def arm(self) -> bool:
+        """Give what boots next its attempts."""
+        return self._change({"boot_counter": str(ATTEMPTS)})
+
+    def disarm(self, *, good: bool) -> None:
+        """Stop counting; `good`: this boot counts as a success."""
+        if good:
+            self._change({"boot_counter": None, "boot_success": "1"})
+        elif self.attempts() is not None:
+            self._change({"boot_counter": None})
+
+    def _change(self, changes: dict[str, str | None]) -> bool:
+        if self._directory is None:
+            return False
+        # Where /boot/grub2 belongs to the distribution, the block itself may be in the EFI system partition.
+        path = (self._directory / "grubenv").resolve()
+        try:
+            try:
+                before = read_bounded(path, SIZE)
+            except FileNotFoundError:
+                before = empty_block()
+            after = change_block(before, changes)
+            if after != before:
+                _write(path, after)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            log.warning("boots cannot be counted, %s cannot be changed: %s", path, reason)
+            return False
+        return True
+
+
+def _counts(directory: Path) -> bool:
+    """Tell whether GRUB's configuration, or a part of it beside it, counts boots."""
+    text = b""
+    for path in sorted(directory.glob("*.cfg")):
+        try:
+            text += read_bounded(path, _CONFIG_LIMIT)
+        except OSError:
+            continue
+    return all(word.encode() in text for word in _COUNTS)
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_atomic(path, data, mode=0o644)
+    except OSError as error:
+        if error.errno != errno.EROFS or not unshare_mounts():
+            raise
+        place = next(above for above in path.parents if os.path.ismount(above))
+        asyncio.run(
+            process.run(["mount", "-o", "remount,rw", str(place)], deadline_secs=_MOUNT_SECS, limit=4096)
+        )
+        write_atomic(path, data, mode=0o644)
