@@ -16,6 +16,7 @@ from typing import Any
 
 from dbus_fast import Message, MessageFlag, MessageType
 
+from bootcd.bus import logcontrol
 from bootcd.bus.callers import Caller, Callers, read_without_waiting
 from bootcd.bus.connection import Connection, ConnectionEnded, close_all
 from bootcd.bus.errors import ProtocolError, describe
@@ -23,7 +24,7 @@ from bootcd.bus.inbox import BODY_LIMIT, CUT
 from bootcd.bus.interfaces import JOB_ROOT
 from bootcd.bus.objects import ObjectTree
 from bootcd.bus.polkit import Authority
-from bootcd.bus.schema import PEER, Interface, Method
+from bootcd.bus.schema import PEER, PROPERTIES, Interface, Method
 from bootcd.host.peers import Peer
 from bootcd.model.errors import InvalidArguments, InvalidImage
 from bootcd.model.job import Requester
@@ -144,10 +145,24 @@ class Dispatcher:
             raise InvalidArguments(
                 f"{interface.name}.{method.name} takes ({method.signature}), not ({message.signature})"
             )
-        if (interface.name, method.name) in self._handlers:
-            self._serve_later(message, interface, method)
+        if handler := self._handler(message, interface, method):
+            self._serve_later(message, interface, method, handler)
         else:
             self._answer(message, method, self._answer_of_tree(message))
+
+    def _handler(self, message: Message, interface: Interface, method: Method) -> Handler | None:
+        """Return what serves a call that takes time, or has to know its caller."""
+        if method is PROPERTIES.methods["Set"] and self._tree.is_writable(
+            str(message.path), *message.body[:2]
+        ):
+            return self._set
+        return self._handlers.get((interface.name, method.name))
+
+    async def _set(self, call: Call) -> list[Any]:
+        _, name, value = call.arguments
+        logcontrol.change(call.caller, name, value)
+        self._tree.put(call.path, logcontrol.LOG_CONTROL, None)
+        return []
 
     def _find(self, message: Message) -> tuple[Interface, Method]:
         path, wanted, member = str(message.path), message.interface, str(message.member)
@@ -184,7 +199,7 @@ class Dispatcher:
                     raise ProtocolError("PropertyReadOnly", f"{body[1]} cannot be set")
                 return [value]
 
-    def _serve_later(self, message: Message, interface: Interface, method: Method) -> None:
+    def _serve_later(self, message: Message, interface: Interface, method: Method, handler: Handler) -> None:
         arguments, options = _checked(message, method)
         sender = str(message.sender)
         calls = self._served.get(sender, [])
@@ -193,15 +208,15 @@ class Dispatcher:
         if not self._served:
             self._callers.watch()
         self._served[sender] = calls
-        served = _Served(asyncio.create_task(self._serve(message, interface, method, arguments, options)))
+        served = _Served(asyncio.create_task(self._serve(message, method, handler, arguments, options)))
         calls.append(served)
         served.task.add_done_callback(lambda _: self._forget(sender, served))
 
     async def _serve(
         self,
         message: Message,
-        interface: Interface,
         method: Method,
+        handler: Handler,
         arguments: tuple[Any, ...],
         options: Mapping[str, Any],
     ) -> None:
@@ -218,7 +233,7 @@ class Dispatcher:
                 call = replace(call, action=actions[0])
                 await self._authorise(message, method.right, call, actions)
                 self._commit(caller.sender)
-            body = await self._handlers[interface.name, method.name](call)
+            body = await handler(call)
             self._answer(message, method, body)
         except ConnectionEnded:
             pass

@@ -15,6 +15,7 @@ from bootcd.bus.connection import Connection
 from bootcd.bus.dispatch import Dispatcher
 from bootcd.bus.errors import ProtocolError
 from bootcd.bus.interfaces import ROOT_PATH
+from bootcd.bus.logcontrol import LOG_CONTROL, LOG_PATH
 from bootcd.bus.methods import Methods
 from bootcd.bus.objects import ObjectTree
 from bootcd.bus.publisher import Publisher
@@ -39,6 +40,7 @@ class Frontend:
         self._dispatcher: Dispatcher | None = None
         self._tree = ObjectTree(ROOT_PATH, self._emit, self._is_congested)
         self._publisher = Publisher(self._tree, self._emit, service.snapshot, service.jobs())
+        self._tree.put(LOG_PATH, LOG_CONTROL, None)
         self._unsubscribe = service.subscribe(self._publisher.observe)
         self._handlers = Methods(service, self._publisher).handlers()
         self._supervisor: asyncio.Task[None] | None = None

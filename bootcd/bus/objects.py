@@ -39,7 +39,7 @@ class _Object:
 
 
 class ObjectTree:
-    """Objects by path, each with one interface of ours; the root is their ObjectManager.
+    """Objects by path, each with one interface; the root is the ObjectManager of those below it.
 
     `congested` says whether the bus has stopped reading; once it reads again, call `flush`.
     """
@@ -56,10 +56,12 @@ class ObjectTree:
         known = self._objects.get(path)
         if known is None:
             self._objects[path] = _Object(interface, shown)
-            if path != self._root:
+            if self._is_managed(path):
                 self._tell_manager("InterfacesAdded", path, {interface.name: shown})
             return
         known.shown = shown
+        if any(item.writable for item in interface.properties):
+            known.told = shown
         if now or not self._congested():
             self._tell_change(path, known)
 
@@ -95,16 +97,28 @@ class ObjectTree:
             return {}
         raise ProtocolError("UnknownInterface", f"{path} has no interface {interface}")
 
+    def is_writable(self, path: str, interface: str, name: str) -> bool:
+        """Tell whether there is a property that can be set."""
+        item = self._objects.get(path)
+        return (
+            item is not None
+            and interface in ("", item.interface.name)
+            and any(known.writable for known in item.interface.properties if known.name == name)
+        )
+
     def managed(self) -> dict[str, dict[str, Properties]]:
         """Return all objects below the root, as GetManagedObjects answers."""
         return {
             path: {item.interface.name: item.shown}
             for path, item in self._objects.items()
-            if path != self._root
+            if self._is_managed(path)
         }
 
     def introspect(self, path: str) -> str:
         return node_xml(self.interfaces(path), self._children(path))
+
+    def _is_managed(self, path: str) -> bool:
+        return path.startswith(self._root + "/")
 
     def _children(self, path: str) -> tuple[str, ...]:
         prefix = path.rstrip("/") + "/"

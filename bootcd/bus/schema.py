@@ -22,6 +22,7 @@ _DOCTYPE = (
     ' "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">\n'
 )
 _CONST = '<annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="const"/>'
+_SILENT = _CONST.replace("const", "false")
 _RANGES = {"u": (0, 2**32 - 1), "t": (0, 2**64 - 1), "x": (-(2**63), 2**63 - 1)}
 
 
@@ -63,12 +64,16 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """A read-only property, `value` of the object's source; `const` ones never change."""
+    """A property, `value` of the object's source; `const` ones never change.
+
+    Changes of `writable` ones are not announced, as only interfaces of others have such.
+    """
 
     name: str
     signature: str
     value: Callable[[Any], Any]
     const: bool = False
+    writable: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,8 +114,10 @@ class Interface:
             ]
             lines.append("    </signal>\n")
         for item in self.properties:
-            start = f'    <property name="{item.name}" type="{item.signature}" access="read"'
-            lines.append(f"{start}>{_CONST}</property>\n" if item.const else f"{start}/>\n")
+            access = "readwrite" if item.writable else "read"
+            start = f'    <property name="{item.name}" type="{item.signature}" access="{access}"'
+            note = _CONST if item.const else _SILENT if item.writable else ""
+            lines.append(f"{start}>{note}</property>\n" if note else f"{start}/>\n")
         lines.append("  </interface>\n")
         return "".join(lines)
 

@@ -17,6 +17,17 @@ from enum import StrEnum
 from logging.handlers import QueueHandler, QueueListener
 
 IDENTIFIER = "bootcd"
+LEVELS = {
+    "emerg": logging.CRITICAL,
+    "alert": logging.CRITICAL,
+    "crit": logging.CRITICAL,
+    "err": logging.ERROR,
+    "warning": logging.WARNING,
+    "notice": logging.INFO + 1,
+    "info": logging.INFO,
+    "debug": logging.DEBUG,
+}
+"By the names syslog(3) has for them."
 _BACKLOG = 1000
 
 
@@ -65,6 +76,22 @@ def logging_configured(level: int = logging.INFO) -> Iterator[None]:
         root.handlers[:] = [handler]
         backlog.join()
         listener.stop()
+
+
+def level() -> str:
+    """Return the name of the level from which on this process logs."""
+    current = logging.getLogger().getEffectiveLevel()
+    return next((name for name, number in LEVELS.items() if number <= current), "debug")
+
+
+def set_level(name: str) -> None:
+    """Log from the level of `LEVELS` on."""
+    logging.getLogger().setLevel(LEVELS[name])
+
+
+def target() -> str:
+    """Return where the log goes, by systemd's names: "journal", or "console" for standard error."""
+    return "journal" if _journal_behind_stderr() else "console"
 
 
 class _Enqueue(QueueHandler):

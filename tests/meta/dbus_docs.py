@@ -24,7 +24,7 @@ _INTRODUCTION = """\
 <!-- Made from dbus/ by `python -m tests.meta.dbus_docs`; edit the XML, not this page. -->
 
 The service owns `org.bootcd1` on the system bus. `/org/bootcd1` implements
-`org.freedesktop.DBus.ObjectManager` for everything below it. All properties are read-only and served
+`org.freedesktop.DBus.ObjectManager` for everything below it. Its properties are read-only and served
 from memory; each change is announced once, by `PropertiesChanged`. Only additions are made to this API.
 
 A caller's rights are decided by polkit; root is never asked. Without
@@ -36,6 +36,10 @@ An error's text is one sentence; a second line, where there is one, says what to
 service are named `org.bootcd1.Error.` and the name given below; wrong arguments and refused callers
 get `org.freedesktop.DBus.Error.InvalidArgs` and `AccessDenied`. One caller can have 32 calls
 served at a time, one user 128; more fail with `org.freedesktop.DBus.Error.LimitsExceeded`.
+
+`/org/freedesktop/LogControl1` has systemd's interface for the log of a service: everybody may read its
+properties, root may set `LogLevel` until the service ends, which is what
+`systemctl service-log-level bootcd.service debug` does.
 """
 
 _EXAMPLES = """\
