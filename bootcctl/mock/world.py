@@ -80,6 +80,7 @@ class World:
         for name, interface in interfaces.items():
             if name not in (DEPLOYMENT, JOB):
                 values = {"Version": __version__, "ApiLevel": 1, "Backend": "ostree", "Mode": "check"}
+                values["Features"] = [*KINDS.values(), "diff", "inhibit", "notes"]
                 known = {key: value for key, value in values.items() if key in interface.properties}
                 self.exporter.put(ROOT, name, known)
         self._show()
@@ -312,6 +313,10 @@ class World:
         self.exporter.put(path, JOB, final)
         value: Callable[[str], Any] = lambda key: self.exporter.value(path, JOB, key)  # noqa: E731
         self.exporter.signal(MANAGER, "JobRemoved", path, value("Uuid"), kind, state, entries)
+        if outcome.get("reboot"):
+            facts = {"uuid": value("Uuid"), "soft-reboot": False, "uid": os.getuid()}
+            details = {"job": Variant("o", path), **_entries(facts)}
+            self.exporter.signal(MANAGER, "RebootScheduled", _now(), f"{kind}, asked for by mock", details)
         self._history.insert(0, self._remembered(path, outcome))
         self._show()
         self._ended[path].set()

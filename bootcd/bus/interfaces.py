@@ -21,6 +21,7 @@ from bootcd.model.job import ImageChanges, ImageUpdate, JobKind, JobRecord, JobS
 from bootcd.model.report import DeploymentDetails
 from bootcd.model.right import INHIBIT, RIGHTS, Right
 from bootcd.model.trust import Verdict
+from bootcd.update.features import features, read_only_reason
 from bootcd.update.inhibit import Inhibitor
 
 ROOT_PATH = "/org/bootcd1"
@@ -99,6 +100,20 @@ def outcome_entries(outcome: Outcome | None) -> dict[str, Variant]:
     for name, value in (outcome.error.fields if outcome.error else {}).items():
         entries[f"error-{name}"] = _fact(value)
     return entries
+
+
+def reboot_told(record: JobRecord) -> tuple[int, str, dict[str, Variant]]:
+    """Return what Manager.RebootScheduled says of a job that has had the host reboot."""
+    who, request = record.requester, record.request
+    asked_by = clean_text(who.name) or f"user {who.uid}"
+    soft = record.outcome is not None and record.outcome.soft_reboot
+    details = {
+        "job": variant("o", job_path(record)),
+        "uuid": variant("s", request.uuid),
+        "soft-reboot": variant("b", soft),
+        "uid": variant("u", who.uid),
+    }
+    return microseconds(record.finished), f"{request.kind}, asked for by {asked_by}", details
 
 
 def update_entries(update: ImageUpdate | None) -> dict[str, Variant]:
@@ -363,9 +378,11 @@ MANAGER = Interface.of(
             Argument("outcome", "a{sv}"),
         ),
     ),
+    Signal("RebootScheduled", (Argument("when", "t"), Argument("reason", "s"), Argument("details", "a{sv}"))),
     Property("Version", "s", lambda view: view.snapshot.version, const=True),
     Property("ApiLevel", "u", lambda _: API_LEVEL, const=True),
     Property("Backend", "s", lambda view: view.snapshot.backend, const=True),
+    Property("Features", "as", lambda view: list(features(view.snapshot.backend)), const=True),
     Property("State", "s", lambda view: view.snapshot.state),
     Property("StateSince", "t", lambda view: microseconds(view.snapshot.state_since)),
     Property("Generation", "t", lambda view: view.snapshot.generation),
@@ -379,6 +396,9 @@ MANAGER = Interface.of(
     Property("AvailableUpdate", "a{sv}", lambda view: update_entries(view.snapshot.available)),
     Property("Mode", "s", lambda view: view.snapshot.mode),
     Property("NextAction", "(sst)", _next_action),
+    Property(
+        "ReadOnlyReason", "s", lambda view: read_only_reason(view.snapshot.state, view.snapshot.host.status)
+    ),
     Property("BlockedBy", "a(ssta{sv})", _blocked_by),
 )
 

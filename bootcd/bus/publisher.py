@@ -23,6 +23,7 @@ from bootcd.bus.interfaces import (
     deployments,
     job_path,
     outcome_entries,
+    reboot_told,
 )
 from bootcd.bus.objects import Emit, ObjectTree
 from bootcd.model.job import JobRecord
@@ -108,6 +109,9 @@ class Publisher:
                 record.state.value,
                 outcome_entries(record.outcome),
             )
+            if record.outcome and record.outcome.reboot:
+                signal = MANAGER.signals["RebootScheduled"]
+                self._emit(ROOT_PATH, MANAGER, signal, *reboot_told(record))
 
     def _show_snapshot(self) -> None:
         """Add what is new before Manager points at it, and remove what is gone after."""

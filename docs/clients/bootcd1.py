@@ -225,4 +225,13 @@ def EndJob(self, path, result, outcome, error, message):
     self.EmitSignal(
         MAIN_IFACE, "JobRemoved", "osssa{sv}", (path, shown["Uuid"], shown["Kind"], result, outcome)
     )
+    if outcome.get("reboot"):
+        details = {
+            "job": dbus.ObjectPath(path),
+            "uuid": shown["Uuid"],
+            "soft-reboot": dbus.Boolean(False),
+            "uid": dbus.UInt32(0),
+        }
+        told = (dbus.UInt64(time.time_ns() // 1000), shown["Kind"], dbus.Dictionary(details, signature="sv"))
+        self.EmitSignal(MAIN_IFACE, "RebootScheduled", "tsa{sv}", told)
     change(self, MAIN_IFACE, {"ActiveJob": dbus.ObjectPath("/")})

@@ -133,6 +133,14 @@ async def test_client_goes_from_check_to_the_next_boot(address: str) -> None:
         assert [entry["kind"] for entry in json.loads(out)["entries"]] == ["apply", "upgrade", "check"]
 
 
+async def test_reboot_is_told_before_the_service_leaves(address: str) -> None:
+    async with mocked(address, "--scenario", "staged", "--speed", "20"), connected(address) as peer:
+        await peer.listen()
+        path = (await peer.call(ROOT_PATH, MANAGER.name, "Apply", "a{sv}", [{}])).value()
+        told = await peer.signal(lambda message: message.member == "RebootScheduled")
+        assert told.body[2]["job"].value == path
+
+
 async def test_progress_and_the_end_come_as_signals(address: str) -> None:
     async with mocked(address, "--speed", "8"), connected(address) as peer:
         await peer.listen()

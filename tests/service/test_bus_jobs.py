@@ -152,6 +152,28 @@ async def test_job_announces_progress_and_end_in_order_and_each_once(
     assert everything.index("InterfacesAdded") < everything.index("JobNew")
 
 
+async def test_job_that_reboots_the_host_says_so_when_it_has_ended(
+    peer: Peer, service: ScriptedService
+) -> None:
+    service.end(service.add(), done(changed=True))
+    path = (await peer.call(ROOT_PATH, MANAGER_NAME, "Apply", "a{sv}", [{}])).value()
+    [_, record] = service.jobs()
+    service.end(record, done(reboot=True, soft_reboot=True))
+    told = await peer.signal(lambda m: m.member == "RebootScheduled")
+    when, reason, details = told.body
+    assert when == START_USEC
+    assert reason == f"apply, asked for by {record.requester.name}"
+    assert plain(details) == {
+        "job": path,
+        "uuid": record.request.uuid,
+        "soft-reboot": True,
+        "uid": os.getuid(),
+    }
+    members = [m.member for m in peer.signals]
+    assert members.count("RebootScheduled") == 1
+    assert members[-2:] == ["JobRemoved", "RebootScheduled"]
+
+
 async def test_failed_job_tells_error_and_its_facts_in_one_change(
     peer: Peer, service: ScriptedService
 ) -> None:

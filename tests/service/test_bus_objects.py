@@ -13,6 +13,7 @@ from bootcd.agent.snapshot import NextAction
 from bootcd.bus.interfaces import ROOT_PATH
 from bootcd.model.errors import OutOfSpace
 from bootcd.model.job import ImageUpdate, JobKind, JobState, Requester
+from bootcd.update.features import features
 from tests.support.blocking import no_blocking_calls as no_blocking_calls
 from tests.support.bus_front import (
     BOOTED_PATH,
@@ -63,6 +64,7 @@ async def test_get_all_of_manager_shows_the_snapshot(peer: Peer, service: Script
         "Version": "9.9",
         "ApiLevel": 1,
         "Backend": "ostree",
+        "Features": list(features("ostree")),
         "State": "idle",
         "StateSince": START_USEC,
         "Generation": 3,
@@ -84,6 +86,7 @@ async def test_get_all_of_manager_shows_the_snapshot(peer: Peer, service: Script
         },
         "Mode": "stage",
         "NextAction": ["check", "the interval is over", START_USEC],
+        "ReadOnlyReason": "",
         "BlockedBy": [],
     }
 

@@ -180,10 +180,16 @@ async def test_template_runs_a_job_as_the_test_says(address: str) -> None:
         assert not (await control(peer, "SetJob", "oa{sv}", job, {"Progress": Variant("d", 0.5)})).error
         changed = await peer.signal(lambda message: message.path == job)
         assert changed.body[1]["Progress"].value == 0.5
-        outcome = {"changed": Variant("b", True), "version": Variant("s", "2.0")}
+        outcome = {
+            "changed": Variant("b", True),
+            "version": Variant("s", "2.0"),
+            "reboot": Variant("b", True),
+        }
         assert not (await control(peer, "EndJob", "osa{sv}ss", job, "done", outcome, "", "")).error
         removed = await peer.signal(lambda message: message.member == "JobRemoved")
         assert (removed.body[0], removed.body[3]) == (job, "done")
+        told = await peer.signal(lambda message: message.member == "RebootScheduled")
+        assert told.body[2]["job"].value == job
         answer = await peer.call(job, JOB.name, "Wait", "a{sv}", [{}])
         assert answer.body[0] == "done"
         assert answer.body[1]["version"].value == "2.0"
