@@ -54,8 +54,8 @@ def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 async def test_boot_is_waited_for_and_judged_as_the_service_manager_sees_it(boot: Path) -> None:
-    [*_, late] = await wait_for_end(WATCHED, limit_secs=3, clock=SystemClock())
-    assert late == Result("boot", "not at its end after 3 s, slow.service still at work")
+    [*_, late] = await wait_for_end(WATCHED, limit_secs=1, clock=SystemClock())
+    assert late == Result("boot", "not at its end after 1 s, slow.service still at work")
 
     boot.touch()
     results = await wait_for_end(WATCHED, limit_secs=60, clock=SystemClock())
