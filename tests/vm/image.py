@@ -11,6 +11,7 @@ small layers, below `<repository>/.cache/vm-image/`:
     v1      the system that is installed
     v2      other kernel arguments, a payload that takes a while to pull, a removed file
     v3      like v2, and broken: it boots, and boot-complete.target is never reached
+    v4      like v2, and its kernel panics, for want of a first process
     other   another system on the layers of v1, to switch to
 
 Users are `root` and `person`, both with the password `test` and the key of `Images.key` (that of root
@@ -62,7 +63,7 @@ PACKAGES = (
     *("python3-dbus-fast", "python3-isal", "python3-pydantic", "python3-yaml", "python3-zstandard"),
     *("ca-certificates",),
 )
-TAGS = ("v1", "v2", "v3", "other")
+TAGS = ("v1", "v2", "v3", "v4", "other")
 REGISTRY = "10.0.2.100:5000"
 "What a guest knows the test's registry by."
 HOME = "usr/lib/test-os"
@@ -174,7 +175,7 @@ def _build_images(work: Path, base: Path) -> None:
     for tag in TAGS:
         settings = _settings(tag, public, host_key)
         layers = [*common, store.add_layer(settings, settings, "none")]
-        if tag in ("v2", "v3"):
+        if tag in ("v2", "v3", "v4"):
             layers.append(payload)
         store.add_image(tag, layers, {"other": "1-other"}.get(tag, tag.removeprefix("v")))
     store.write_index()
@@ -260,7 +261,7 @@ def _shared() -> FileTree:
 
 
 def _update() -> FileTree:
-    """Return the layer that v2 and v3 have on top of the others."""
+    """Return the layer that v2, v3 and v4 have on top of the others."""
     return {
         f"{HOME}/.wh.removed-in-v2": file(""),
         f"{HOME}/payload": file(_noise(2, PAYLOAD_SIZE)),
@@ -278,6 +279,7 @@ def _settings(tag: str, public_key: str, host_key: str) -> FileTree:
     )
     kargs = ["console=ttyS0", "quiet", "systemd.show_status=1", f"test-os.version={version}"]
     kargs += ["audit=0", "mitigations=off"]  # emulated processors have no weaknesses, and time to lose
+    kargs += ["rdinit=/bin/false", "panic=1"] if tag == "v4" else []
     health = link("health-of-v3") if tag == "v3" else link("../../bin/true")
     return {
         "usr/lib/os-release": file(release),

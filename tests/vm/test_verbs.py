@@ -64,3 +64,19 @@ async def test_version_that_never_gets_healthy_goes_back_by_itself(host: Host) -
     assert (failure["digest"], failure["state"]) == (broken, "rolled-back")
     assert failure["reasons"] == ["test-os-health.service: failed (exit-code)"]
     assert health["last"]["good"]
+
+
+async def test_version_whose_kernel_panics_goes_back_by_itself(host: Host) -> None:
+    guest, broken = host.guest, await host.publish("v4")
+
+    # GRUB tries it four times, and nobody is asked.
+    assert await guest.reboot("bootcctl upgrade --apply") == "test-os-1"
+
+    await guest.run("systemctl start boot-complete.target")
+    health = await guest.json("bootcctl health --json")
+    [failure] = health["failures"]
+    assert (health["health"], failure["digest"], failure["state"]) == ("good", broken, "rolled-back")
+    assert "boot loader gave up" in failure["reasons"][0]
+    status = await guest.status()
+    assert (status["rollbackQueued"], status["rollback"]["image"]["imageDigest"]) == (False, broken)
+    assert "boot_counter" not in await guest.text("cat /boot/grub2/grubenv")
