@@ -142,6 +142,9 @@ class Exporter:
     def value(self, path: str, name: str, key: str) -> Any:
         return self._objects[path][name][key].value
 
+    def values(self, path: str, name: str) -> dict[str, Variant]:
+        return self._objects[path][name]
+
     def signal(self, name: str, member: str, *values: Any) -> None:
         """Send a signal of one of our interfaces from the root."""
         self.emit(self._root, name, member, self._interfaces[name].signals[member], *values)

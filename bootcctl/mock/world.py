@@ -10,13 +10,15 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from dbus_fast import Variant
+from dbus_fast import Variant, unpack_variants
 
 from bootcctl import __version__
 from bootcctl.client import DEPLOYMENT, JOB, MANAGER, ROOT
+from bootcctl.documents import ENDED, job_document
 from bootcctl.mock.export import BusError, Exporter
 from bootcctl.mock.interfaces import Interface
 from bootcctl.mock.scenario import JobScript, Scenario
+from bootcctl.progressfd import ProgressReport
 
 KINDS = {
     "Check": "check",
@@ -70,6 +72,8 @@ class World:
         self._ended: dict[str, asyncio.Event] = {}
         self._cancelled: set[str] = set()
         self._history: list[dict[str, Any]] = []
+        self._reports: dict[str, list[tuple[ProgressReport, int]]] = {}
+        "Who reads the progress of a job, with our end of the pipe, by the job's path."
         self._inhibitors: dict[int, list[Any]] = {}
         "By the descriptor of our end, which tells when the other is closed."
         self._generation = 1
@@ -108,6 +112,8 @@ class World:
         if name == MANAGER and member in KINDS:
             *texts, _ = arguments
             return [self._ask(KINDS[member], texts[0] if texts else "", interactive)], []
+        if name == JOB and member == "OpenProgress":
+            return [0], [self._open_progress(path)]
         if name == JOB:
             return await self._answer_of_job(path, member), []
         match member:
@@ -150,6 +156,27 @@ class World:
             facts = {"what": what, "who": who, "why": why, "mode": mode, "uid": uid}
             blocked.append(["inhibitor", f"{who} inhibits {what}: {why}", until, _entries(facts)])
         self.exporter.put(ROOT, MANAGER, {"BlockedBy": blocked})
+
+    def _open_progress(self, path: str) -> int:
+        """Return the end to read from of a pipe with the progress of a job."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        self._reports.setdefault(path, []).append((ProgressReport(writer, lambda _: None), writer))
+        self._report(path)
+        return reader
+
+    def _report(self, path: str) -> None:
+        """Write to whoever reads the progress of a job."""
+        reports = self._reports.get(path, [])
+        if not reports:
+            return
+        job = job_document(path, unpack_variants(self.exporter.values(path, JOB)))
+        ended = job["state"] in ENDED
+        for report, writer in reports:
+            (report.end if ended else report.show)(job)
+            if ended:
+                os.close(writer)
+        if ended:
+            del self._reports[path]
 
     async def _answer_of_job(self, path: str, member: str) -> list[Any]:
         match member:
@@ -218,6 +245,7 @@ class World:
         fraction = 0.0
         while fraction < 1.0:
             self._show_progress(path, script, fraction, total)
+            self._report(path)
             await asyncio.sleep(min(_STEP_SECS, total / 10))
             fraction = min((time.monotonic() - begun) / total, 1.0)
             if path in self._cancelled:
@@ -319,6 +347,7 @@ class World:
             self.exporter.signal(MANAGER, "RebootScheduled", _now(), f"{kind}, asked for by mock", details)
         self._history.insert(0, self._remembered(path, outcome))
         self._show()
+        self._report(path)
         self._ended[path].set()
 
     def _remembered(self, path: str, outcome: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from bootcd.bus.interfaces import ROOT_PATH
 from bootcd.bus.logcontrol import LOG_CONTROL, LOG_PATH
 from bootcd.bus.methods import Methods
 from bootcd.bus.objects import ObjectTree
+from bootcd.bus.progress import ProgressPipes
 from bootcd.bus.publisher import Publisher
 from bootcd.bus.schema import Interface, Signal
 from bootcd.host.peers import Peer
@@ -42,7 +43,8 @@ class Frontend:
         self._publisher = Publisher(self._tree, self._emit, service.snapshot, service.jobs())
         self._tree.put(LOG_PATH, LOG_CONTROL, None)
         self._unsubscribe = service.subscribe(self._publisher.observe)
-        self._handlers = Methods(service, self._publisher).handlers()
+        self._progress = ProgressPipes(service)
+        self._handlers = Methods(service, self._publisher, self._progress).handlers()
         self._supervisor: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -68,6 +70,7 @@ class Frontend:
             self._supervisor.cancel()
             await asyncio.wait([self._supervisor])
         await self._disconnect()
+        self._progress.close()
 
     async def authorise(
         self, peer: Peer, action: str, details: Mapping[str, str], *, interactive: bool

@@ -13,6 +13,7 @@ from bootcd.agent.interface import HISTORY_DEFAULT, HISTORY_LIMIT, UpdateService
 from bootcd.agent.snapshot import Change, SnapshotChanged
 from bootcd.bus.dispatch import Call, Descriptor, Handler, Handlers
 from bootcd.bus.interfaces import JOB, MANAGER, history_entry, inhibitor_entry, outcome_entries
+from bootcd.bus.progress import ProgressPipes
 from bootcd.bus.publisher import Publisher
 from bootcd.host.files import sealed_memory
 from bootcd.model import moment
@@ -37,8 +38,9 @@ _JOBS = {
 
 
 class Methods:
-    def __init__(self, service: UpdateService, publisher: Publisher) -> None:
+    def __init__(self, service: UpdateService, publisher: Publisher, progress: ProgressPipes) -> None:
         self._service = service
+        self._progress = progress
         self._publisher = publisher
 
     def handlers(self) -> Handlers:
@@ -53,7 +55,11 @@ class Methods:
             "ListInhibitors": self._list_inhibitors,
             "Reload": self._reload,
         }
-        job: dict[str, Handler] = {"Cancel": self._cancel, "Wait": self._wait}
+        job: dict[str, Handler] = {
+            "Cancel": self._cancel,
+            "Wait": self._wait,
+            "OpenProgress": self._open_progress,
+        }
         return {(MANAGER.name, name): handler for name, handler in manager.items()} | {
             (JOB.name, name): handler for name, handler in job.items()
         }
@@ -117,6 +123,9 @@ class Methods:
     async def _wait(self, call: Call) -> list[Any]:
         record = await self._service.wait(self._publisher.uuid_at(call.path))
         return [record.state.value, outcome_entries(record.outcome)]
+
+    async def _open_progress(self, call: Call) -> list[Any]:
+        return [Descriptor(self._progress.open(self._publisher.record_at(call.path), call.caller.uid))]
 
     async def _start(self, kind: JobKind, call: Call) -> list[Any]:
         """Answer with the path of a job, which exists by the time the caller learns it."""

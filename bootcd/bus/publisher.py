@@ -70,10 +70,14 @@ class Publisher:
 
     def uuid_at(self, path: str) -> str:
         """Return the uuid of the job at a path; raises UnknownObject where it has just gone."""
+        return self.record_at(path).request.uuid
+
+    def record_at(self, path: str) -> JobRecord:
+        """Return the job at a path; raises UnknownObject where it has just gone."""
         record = self._jobs.get(path)
         if record is None:
             raise ProtocolError("UnknownObject", f"there is no object {path}")
-        return record.request.uuid
+        return record
 
     def deployment_at(self, path: str) -> str:
         """Return the id of the deployment at a path; raises UnknownObject where there is none."""

@@ -141,6 +141,17 @@ async def test_reboot_is_told_before_the_service_leaves(address: str) -> None:
         assert told.body[2]["job"].value == path
 
 
+async def test_progress_is_read_from_a_pipe_to_its_end(address: str) -> None:
+    async with mocked(address, "--speed", "8"), connected(address) as peer:
+        path = (await peer.call(ROOT_PATH, MANAGER.name, "Upgrade", "a{sv}", [{}])).value()
+        reply = await peer.reply(path, JOB.name, "OpenProgress")
+        with open(reply.unix_fds[0]) as lines:  # noqa: PTH123
+            await peer.call(path, JOB.name, "Wait", "a{sv}", [{}])
+            events = [json.loads(line) for line in lines]
+    assert events[0]["type"] == "Start"
+    assert events[-1] == {"type": "End", "result": "done", "changed": True, "error": None}
+
+
 async def test_progress_and_the_end_come_as_signals(address: str) -> None:
     async with mocked(address, "--speed", "8"), connected(address) as peer:
         await peer.listen()

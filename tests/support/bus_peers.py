@@ -134,6 +134,31 @@ class Peer:
         interactive: bool = False,
         unix_fds: list[int] | None = None,
     ) -> Answer:
+        reply = await self.reply(
+            path,
+            interface,
+            member,
+            signature,
+            body,
+            destination=destination,
+            interactive=interactive,
+            unix_fds=unix_fds,
+        )
+        return Answer(reply.error_name or "", list(reply.body))
+
+    async def reply(
+        self,
+        path: str,
+        interface: str | None,
+        member: str,
+        signature: str = "",
+        body: list[Any] | None = None,
+        *,
+        destination: str = "org.bootcd1",
+        interactive: bool = False,
+        unix_fds: list[int] | None = None,
+    ) -> Message:
+        """Call a method and return the whole answer, with its descriptors."""
         message = Message(
             destination=destination,
             path=path,
@@ -147,7 +172,7 @@ class Peer:
         async with asyncio.timeout(30):
             reply = await self.bus.call(message)
         assert reply is not None
-        return Answer(reply.error_name or "", list(reply.body))
+        return reply
 
     async def listen(self, rule: str = "type='signal',sender='org.bootcd1'") -> None:
         answer = await self.call(DBUS_PATH, DBUS, "AddMatch", "s", [rule], destination=DBUS)
