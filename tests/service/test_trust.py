@@ -15,7 +15,7 @@ import pytest
 
 from bootcd.model.job import JobKind, JobRequest, JobState, Outcome, WorkerSettings
 from bootcd.model.report import HostReport
-from tests.support.faultproxy import FaultProxy
+from tests.support.faultproxy import Fault, FaultProxy
 from tests.support.host import PYTHON, run_worker, worker_command
 from tests.support.machine import Machine
 from tests.support.oci_image import Image, directory, file, make_image, make_layer, symlink
@@ -65,9 +65,9 @@ class Site:
             self.registry, "os", image.digest, simple(payload(image.digest, f"{self.proxy.host}/{name}"), key)
         )
 
-    async def run(self, kind: JobKind, **options: Any) -> Outcome:
+    async def run(self, kind: JobKind, *, retries: int = 0, **options: Any) -> Outcome:
         """Run a worker on the host, as the daemon does."""
-        settings = WorkerSettings(insecure_registries=frozenset({self.proxy.host}), retries=0)
+        settings = WorkerSettings(insecure_registries=frozenset({self.proxy.host}), retries=retries)
         request = JobRequest(uuid=str(uuid4()), kind=kind, settings=settings, **options)
         inside = Path("/run/jobs") / request.uuid
         job = self.machine.path(str(inside))
@@ -180,6 +180,28 @@ async def test_caller_allowed_verified_upgrades_only_gets_no_other(site: Site) -
     assert outcome.error.name == "AccessDenied"
     assert site.state() == before
     assert not (await site.report()).trust.verifies
+    assert (await site.run(JobKind.UPGRADE)).changed
+
+
+async def test_policy_that_turns_to_accept_anything_during_an_upgrade_gives_its_caller_no_more(
+    site: Site,
+) -> None:
+    site.policy([{"type": "sigstoreSigned", "keyPath": "/etc/containers/key.pub"}])
+    second = version(2)
+    await site.registry.push("os", "1", second)
+    before = site.state()
+    # The first question comes after the policy was asked; it is answered once the policy is another one.
+    site.proxy.forget()
+    site.proxy.inject(Fault(silent=True), path="/manifests/")
+    upgrade = asyncio.create_task(site.run(JobKind.UPGRADE, verified_only=True, retries=2))
+    await site.proxy.wait_for("/manifests/")
+    site.policy(ACCEPT)
+    site.proxy.release()
+    outcome = await upgrade
+    assert outcome.error is not None
+    assert (outcome.error.name, outcome.changed) == ("AccessDenied", False)
+    assert site.state() == before
+    assert not site.asked_for(second.layers[1].digest)
     assert (await site.run(JobKind.UPGRADE)).changed
 
 
