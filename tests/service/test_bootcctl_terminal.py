@@ -182,6 +182,46 @@ async def test_ctrl_c_on_the_keyboard_cancels(address: str, service: ScriptedSer
         await screen.shows("the upgrade was cancelled")
 
 
+def hasty_editor(directory: Path) -> str:
+    """Return an editor that misspells a key at first and gets the text right the second time."""
+    script(
+        directory / "editor",
+        f'if mkdir {directory}/tried 2>/dev/null; then sed -i s/bootOrder/botOrder/ "$1"\n'
+        'else sed -i "s/botOrder: default/bootOrder: rollback/" "$1"; fi',
+    )
+    return str(directory / "editor")
+
+
+@pytest.mark.parametrize("answer", [b"\n", b"y\n"], ids=["enter", "yes"])
+async def test_text_that_is_wrong_can_be_edited_again(
+    address: str, service: ScriptedService, tmp_path: Path, answer: bytes
+) -> None:
+    environ = {"EDITOR": hasty_editor(tmp_path), "TMPDIR": str(tmp_path)}
+    async with on_terminal(address, "edit", **environ) as screen:
+        await screen.shows("spec.botOrder is not known")
+        await screen.shows("Edit again? [Y/n] ")
+        screen.type(answer)
+        service.end(await service.started.get(), changed=True)
+        assert await screen.ended() == 0
+    assert [kind for kind, _ in service.requests] == ["rollback"]
+    assert list(tmp_path.glob("bootcctl-edit-*")) == []
+
+
+@pytest.mark.parametrize("answer", [b"n\n", b"\x04"], ids=["no", "end of input"])
+async def test_text_that_is_not_edited_again_is_kept(
+    address: str, service: ScriptedService, tmp_path: Path, answer: bytes
+) -> None:
+    environ = {"EDITOR": hasty_editor(tmp_path), "TMPDIR": str(tmp_path)}
+    async with on_terminal(address, "edit", **environ) as screen:
+        await screen.shows("Edit again? [Y/n] ")
+        screen.type(answer)
+        assert await screen.ended() == 2
+        await screen.shows("Your text is kept")
+    assert service.requests == []
+    (kept,) = tmp_path.glob("bootcctl-edit-*")
+    assert "botOrder: default" in kept.read_text()
+
+
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root: polkitd is given our actions by a mount"
 )
