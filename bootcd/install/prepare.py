@@ -16,6 +16,7 @@ from bootcd.engine.source import open_source
 from bootcd.engine.trust import Trust
 from bootcd.host import process, selinux
 from bootcd.host.clock import Clock
+from bootcd.install.boundimages import require_bound_images
 from bootcd.install.grub import Choice, Method, choose_bootloader
 from bootcd.install.report import Reporter, Step
 from bootcd.install.settings import Bootloader, BoundImages, InstallSettings, merge_files
@@ -85,7 +86,7 @@ async def prepared(options: Options, reporter: Reporter) -> AsyncGenerator[Prepa
 
     Raises: what fetching and reading it raises.
         SignatureRejected: this machine's signature policy does not let it in.
-        NotBootable: it is no host image, or lacks a kernel or a boot loader.
+        NotBootable: it is no host image, lacks a kernel or a boot loader, or its bound images are malformed.
         NoMatchingPlatform: it is for other machines.
         Unsupported: it needs what cannot be done here.
     """
@@ -114,11 +115,11 @@ async def prepared(options: Options, reporter: Reporter) -> AsyncGenerator[Prepa
         survey.require_kernel(reference)
         _require_labels(survey, options)
         fsverity = _wants_fsverity(survey, reference)
-        if survey.below(BOUND_IMAGES):
-            if options.bound_images is BoundImages.PULL:
+        if options.bound_images is BoundImages.PULL:
+            if require_bound_images(survey):
                 require_tools(["podman"])
-            else:
-                reporter.warning(f"{reference} has logically bound images, which are not installed")
+        elif survey.below(BOUND_IMAGES):
+            reporter.warning(f"{reference} has logically bound images, which are not installed")
         files = [*survey.settings_files(), *options.host_files]
         settings = merge_files(files, rust_architecture(options.machine))
         choice = choose_bootloader(

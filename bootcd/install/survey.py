@@ -24,6 +24,8 @@ from bootcd.ostree.stream import BytePipe, ByteSource, cancelled
 from bootcd.ostreefmt.paths import REPO_PREFIX, Delete, Marker, whiteout_target
 
 BOUND_IMAGES = "usr/lib/bootc/bound-images.d"
+_QUADLET = r"(?:usr/share|(?:usr/)?etc)/containers/systemd/.+\.(?:image|container)"
+"What a bound image's link leads to, by all advice there is."
 _PIPE_BYTES = 8 << 20
 _FILES_LIMIT = 4096
 "Settings and boot loader files an image may have; more is an attempt to fill the memory."
@@ -40,9 +42,9 @@ _WANTED = re.compile(
     r"|usr/lib/efi/.+\.(?:efi|EFI|CSV)"
     r"|usr/lib/grub/[^/]+/(?:moddep\.lst|blsuki\.mod|blscfg\.mod)"
     r"|usr/lib/systemd/boot/efi/[^/]+\.efi"
-    rf"|{BOUND_IMAGES}/[^/]+\.(?:image|container)"
+    rf"|{BOUND_IMAGES}/[^/]+|{_QUADLET}"
 )
-_READ = re.compile(r".*\.toml|.*prepare-root\.conf|.*etc/selinux/config")
+_READ = re.compile(rf".*\.toml|.*prepare-root\.conf|.*etc/selinux/config|{BOUND_IMAGES}/[^/]+|{_QUADLET}")
 _KERNEL = re.compile(r"usr/lib/modules/([^/]+)/vmlinuz")
 _UKI = re.compile(r"(?:boot/EFI/Linux|usr/lib/modules/[^/]+)/[^/]+\.efi")
 _SELINUX_OFF = re.compile(rb"^[ \t]*SELINUX=disabled[ \t]*$", re.MULTILINE)
@@ -54,6 +56,8 @@ class Survey:
 
     files: dict[str, bytes | None] = field(default_factory=dict)
     "With the content of those that are read."
+    links: dict[str, str] = field(default_factory=dict)
+    "Where those that are symbolic links lead."
     content_bytes: int = 0
     "Of all regular files of all layers: no less than what is deployed."
 
@@ -130,6 +134,7 @@ async def survey_image(
 @dataclass(slots=True)
 class _Layer:
     files: dict[str, bytes | None] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
     unread: set[str] = field(default_factory=set)
     removed: list[str] = field(default_factory=list)
@@ -186,6 +191,8 @@ def _scan(source: ByteSource, wanted: frozenset[str]) -> _Layer:
             found.content_bytes += entry.size
             if path in wanted:
                 found.objects[path] = _content(reader)
+        elif entry.type is EntryType.SYMLINK and path in wanted:
+            found.links[path] = entry.linkname
         if path.startswith(REPO_PREFIX):
             continue
         parent, _, name = path.rpartition("/")
@@ -205,8 +212,13 @@ def _scan(source: ByteSource, wanted: frozenset[str]) -> _Layer:
 def _kept(found: _Layer, path: str, entry: TarEntry, reader: TarReader) -> bytes | None:
     if entry.type is EntryType.FILE:
         return found.objects[path] if path in found.objects else _content(reader)
+    if entry.type is EntryType.SYMLINK:
+        found.links[path] = entry.linkname
     if entry.type is EntryType.HARDLINK:
         target = entry.linkname.removeprefix("./").strip("/")
+        if target in found.links:
+            found.links[path] = found.links[target]
+            return None
         content = found.objects.get(target, found.files.get(target))
         if content is None:
             found.unread.add(target)
@@ -233,5 +245,8 @@ def _apply(survey: Survey, layer: _Layer) -> None:
         for path, content in survey.files.items()
         if not everything and path not in gone and not path.startswith(tuple(below))
     }
+    kept = survey.files.keys() - layer.files.keys()
+    survey.links = {path: target for path, target in survey.links.items() if path in kept}
     survey.files |= layer.files
+    survey.links |= {path: target for path, target in layer.links.items() if path in layer.files}
     survey.content_bytes += layer.content_bytes

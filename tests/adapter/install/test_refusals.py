@@ -108,6 +108,29 @@ async def test_image_that_cannot_boot_here_is_refused(
     assert words in found.message
 
 
+@pytest.mark.parametrize(
+    ("link", "quadlet", "words"),
+    [
+        pytest.param("web.image", b"[Image]\nImage=%h/web\n", "specifier of systemd", id="specifier"),
+        pytest.param("web.container", b"[Image]\nImage=q.example/web\n", "has no Image=", id="other section"),
+        pytest.param("web.service", b"[Image]\nImage=q.example/web\n", "ends neither in", id="extension"),
+        pytest.param("web.image", b"# " + b"x" * (64 << 10), "at most 64 KiB", id="too large"),
+    ],
+)
+@pytest.mark.parametrize("directory", ["usr/share", "etc", "usr/etc"])
+async def test_image_with_a_bound_image_that_cannot_be_understood_is_refused(
+    link: str, quadlet: bytes, words: str, directory: str, marked: Path, tmp_path: Path
+) -> None:
+    name = "web.image" if link == "web.service" else link
+    place = f"{directory}/containers/systemd/{name}"
+    target = f"/{place}".replace("/usr/etc/", "/etc/")
+    layer = [file(place, quadlet), symlink(f"usr/lib/bootc/bound-images.d/{link}", target)]
+    found = await refused(marked, write_layout(small_image(layer), tmp_path / "layout"), *OPTIONS)
+    assert isinstance(found, NotBootable)
+    assert f"bound-images.d/{link} of the image" in found.message
+    assert words in found.message
+
+
 async def test_image_the_signature_policy_rejects_is_refused(
     marked: Path, source: str, tmp_path: Path
 ) -> None:

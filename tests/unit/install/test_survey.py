@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Iterable
 
 import pytest
 
+from bootcd.install.boundimages import require_bound_images
 from bootcd.install.survey import Survey, survey_image
 from bootcd.model.errors import DigestMismatch, InvalidLayer, NotBootable
 from bootcd.oci.manifest import Descriptor, ImageManifest, parse_config, parse_manifest
@@ -19,6 +20,7 @@ from tests.support.oci_image import (
     make_image,
     make_layer,
     opaque,
+    symlink,
     whiteout,
 )
 
@@ -134,3 +136,62 @@ async def test_survey_of_too_many_files_is_refused() -> None:
     entries = [file(f"usr/lib/bootc/install/{n}.toml") for n in range(5000)]
     with pytest.raises(NotBootable, match="more than 4096"):
         await survey(entries)
+
+
+LINK = "usr/lib/bootc/bound-images.d/web.image"
+QUADLET = "usr/share/containers/systemd/web.image"
+OBJECTS = "sysroot/ostree/repo/objects"
+GOOD, BAD = b"[Image]\nImage=q.example/web\n", b"[Image]\n"
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        pytest.param([[symlink(LINK, f"/{QUADLET}"), file(QUADLET, BAD)]], id="one layer"),
+        pytest.param([[file(QUADLET, BAD)], [symlink(LINK, f"../../../..//{QUADLET}")]], id="relative"),
+        pytest.param(
+            [[symlink(LINK, f"/{QUADLET}"), file(QUADLET, GOOD)], [file(QUADLET, BAD)]], id="changed"
+        ),
+        pytest.param(
+            [
+                [
+                    symlink(f"{OBJECTS}/ab/link.file", f"/{QUADLET}"),
+                    file(f"{OBJECTS}/ab/quadlet.file", BAD),
+                    hardlink(LINK, f"{OBJECTS}/ab/link.file"),
+                    hardlink(QUADLET, f"{OBJECTS}/ab/quadlet.file"),
+                ]
+            ],
+            id="chunked",
+        ),
+        pytest.param(
+            [
+                [symlink(LINK, "/etc/containers/systemd/a.image")],
+                [symlink("etc/containers/systemd/a.image", f"/{QUADLET}"), file(QUADLET, BAD)],
+            ],
+            id="link to a link",
+        ),
+        pytest.param([[file(LINK, GOOD)]], id="no link"),
+    ],
+)
+async def test_bound_image_that_cannot_be_understood_is_refused(layers: list[list[Entry]]) -> None:
+    with pytest.raises(NotBootable, match=r"bound-images\.d/web\.image of the image"):
+        require_bound_images(await survey(*layers))
+
+
+@pytest.mark.parametrize(
+    ("layers", "any_bound"),
+    [
+        pytest.param([[symlink(LINK, f"/{QUADLET}"), file(QUADLET, GOOD)]], True, id="good"),
+        pytest.param(
+            [[symlink(LINK, f"/{QUADLET}"), file(QUADLET, BAD)], [file(QUADLET, GOOD)]], True, id="mended"
+        ),
+        pytest.param([[symlink(LINK, "/opt/web.image"), file("opt/web.image", BAD)]], True, id="elsewhere"),
+        pytest.param(
+            [[symlink(LINK, f"/{QUADLET}"), file(QUADLET, BAD)], [whiteout(LINK)]], False, id="removed"
+        ),
+        pytest.param([[symlink(LINK, LINK.rpartition("/")[2])]], True, id="link to itself"),
+        pytest.param([[file(QUADLET, BAD)]], False, id="not bound"),
+    ],
+)
+async def test_bound_images_that_may_be_pulled_are_let_in(layers: list[list[Entry]], any_bound: bool) -> None:
+    assert require_bound_images(await survey(*layers)) is any_bound
