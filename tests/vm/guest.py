@@ -64,6 +64,8 @@ class Guest:
                 async with asyncio.timeout(secs):
                     output, errors = await process.communicate()
             except TimeoutError:
+                # The shared connection holds the command's output open.
+                await self.disconnect()
                 raise TimeoutError(f"{command!r} did not end within {secs} s") from None
         assert process.returncode is not None
         done = Done(process.returncode, output.decode(errors="replace"), errors.decode(errors="replace"))

@@ -13,10 +13,11 @@ pytestmark = [pytest.mark.vm_long, pytest.mark.asyncio(loop_scope="session")]
 PACKAGE = "/usr/lib/python3/dist-packages/bootcd"
 KILL = "systemctl kill --kill-whom=main --signal=KILL bootcd.service"
 RESTART = "systemctl restart bootcd.service"
+# /usr of a host takes changes only over it, and ostree waits for a job that is at work.
+UNLOCK = "ostree admin unlock"
 UPGRADE = (
-    # A package manager would replace the files; /usr of a host takes changes only over it.
-    "ostree admin unlock >&2"
-    f" && sed -i 's/^__version__.*/__version__ = \"99.0\"/' {PACKAGE}/__init__.py"
+    # As a package manager does.
+    f"sed -i 's/^__version__.*/__version__ = \"99.0\"/' {PACKAGE}/__init__.py"
     f" && rm {PACKAGE}/__pycache__/__init__.*.pyc"
     " && systemctl restart bootcd.service"
 )
@@ -25,15 +26,18 @@ _RESTART_SECS = 60
 
 
 @pytest.mark.parametrize(
-    ("what", "version"),
+    ("before", "what", "version"),
     [
-        pytest.param(KILL, "", id="killed"),
-        pytest.param(RESTART, "", id="restarted"),
-        pytest.param(UPGRADE, "99.0", id="upgraded"),
+        pytest.param("", KILL, "", id="killed"),
+        pytest.param("", RESTART, "", id="restarted"),
+        pytest.param(UNLOCK, UPGRADE, "99.0", id="upgraded"),
     ],
 )
-async def test_job_goes_on_and_is_adopted_by_the_next_daemon(host: Host, what: str, version: str) -> None:
+async def test_job_goes_on_and_is_adopted_by_the_next_daemon(
+    host: Host, before: str, what: str, version: str
+) -> None:
     guest, new = host.guest, await host.publish("v2")
+    await guest.run(before)
     layer = host.new_layers("v2")[-1]
     host.proxy.inject(Fault(stall_after=1000), path=layer)
     started = await guest.json("bootcctl upgrade --no-wait --json")
