@@ -38,7 +38,7 @@ SMALL_FILE_BYTES = 1 << 20
 "Up to here a file is read whole, so that it is created once, under its final name, or not at all."
 
 _STAGE_PREFIX = "bootcd-stage-"
-_SPACE_CHECK_BYTES = 64 << 20
+_SPACE_CHECK_BYTES = 4 << 20
 _COMMITS = "commits"
 _FAR_FUTURE = (1 << 31) - 1
 _REFUSED_XATTR = (errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL, errno.ENODATA, errno.ERANGE, errno.E2BIG)

@@ -114,10 +114,12 @@ class Guest:
 
     async def disconnect(self) -> None:
         """Forget the connections, as the guest has; the next command makes new ones."""
-        for master in self._masters.values():
+        for user, master in self._masters.items():
             if master.returncode is None:
                 master.kill()
             await master.wait()
+            # One that was killed leaves its socket, and the next would not listen.
+            self._control(user).unlink(missing_ok=True)
         self._masters.clear()
 
     async def _connect(self, user: str) -> None:
@@ -147,6 +149,9 @@ class Guest:
     async def journal(self) -> str:
         return (await self.run("journalctl --no-pager --output=short-monotonic", check=False, secs=60)).stdout
 
+    def _control(self, user: str) -> Path:
+        return Path(self.machine.socket_directory, f"ssh-{user}")
+
     def _ssh(self, user: str, *more: str) -> list[str]:
         options = {
             "BatchMode": "yes",
@@ -154,7 +159,7 @@ class Guest:
             "UserKnownHostsFile": "/dev/null",
             "LogLevel": "ERROR",
             "ConnectTimeout": "20",
-            "ControlPath": f"{self.machine.socket_directory}/ssh-{user}",
+            "ControlPath": str(self._control(user)),
             "ServerAliveInterval": "30",
         }
         words = ["ssh", "-F", "none", "-i", str(self._key), "-p", str(self.machine.ssh_port)]

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -272,3 +273,15 @@ def test_both_writers_name_objects_alike(staged: Repository, stages_objects: boo
         _, stream, _ = staged.repo.load_object_stream(OSTree.ObjectType.FILE, name.hex(), None)
         stream.close(None)
     ostree(staged, "fsck")
+
+
+def test_disk_that_fills_up_meanwhile_is_noticed_before_a_larger_file(
+    staged: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, size = staged.new_store(), 5 << 20
+    write(store, b"x")
+    left = staged.reserve_bytes() + size - 1
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=left, f_frsize=1))
+    with pytest.raises(OutOfSpace, match="1 more bytes are needed"):
+        write(store, b"y" * size)
+    store.discard()
