@@ -123,6 +123,38 @@ async def test_import_of_each_compression_gives_the_same_tree(
     assert (tree / "usr/etc/hosts").read_bytes() == b"127.0.0.1 localhost\n"
 
 
+async def test_image_of_docker_media_types_gives_the_same_tree(
+    repository: Repository, tmp_path: Path
+) -> None:
+    await run_import(repository, make_image([base(), base(file("usr/b", b"2"))], docker=True))
+    ostree(repository, "fsck")
+    tree = checkout(repository, image_ref(REFERENCE), tmp_path / "tree")
+    assert (tree / "usr/etc/hosts").read_bytes() == b"127.0.0.1 localhost\n"
+    assert (tree / "usr/b").read_bytes() == b"2"
+
+
+async def test_hard_links_and_long_names_below_etc_go_with_it(repository: Repository, tmp_path: Path) -> None:
+    long = "etc/" + "ä-long-" * 20 + "/" + "ö-name-" * 20
+    tree = await imported(
+        repository,
+        tmp_path,
+        base(
+            file("etc/first", b"x", mode=0o600),
+            hardlink("etc/second", "etc/first"),
+            hardlink("./etc/third", "./etc/second"),
+            hardlink("usr/share/copy", "etc/first"),
+            file(long, b"l"),
+            hardlink(f"{long}-too", long),
+        ),
+    )
+    for name in ("usr/etc/first", "usr/etc/second", "usr/etc/third", "usr/share/copy"):
+        assert (tree / name).read_bytes() == b"x", name
+        assert stat.S_IMODE((tree / name).stat().st_mode) == 0o600, name
+    assert (tree / "usr" / long).read_bytes() == b"l"
+    assert (tree / "usr" / f"{long}-too").read_bytes() == b"l"
+    assert not (tree / "etc").exists()
+
+
 async def test_whiteouts_hide_what_lower_layers_have(repository: Repository, tmp_path: Path) -> None:
     tree = await imported(
         repository,
@@ -254,6 +286,7 @@ BROKEN = {
     "parent": [file("usr/../../etc/passwd", b"x")],
     "hardlink-to-nothing": [hardlink("usr/h", "usr/missing")],
     "hardlink-outside": [hardlink("usr/h", "../../../etc/shadow")],
+    "name-not-utf-8": [file("etc/\udcff", b"x")],
     "file-as-etc": [file("etc", b"x")],
     "usr-as-link": [symlink("usr", "/tmp")],
 }
