@@ -14,12 +14,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 from pathlib import Path
 
 from bootcd.host import process
 from bootcd.host.files import read_bounded, write_atomic
-from bootcd.host.mounts import unshare_mounts
+from bootcd.host.mounts import mount_point, unshare_mounts
 from bootcd.ostreefmt.grubenv import SIZE, change_block, empty_block, read_variable
 
 log = logging.getLogger(__name__)
@@ -105,8 +104,6 @@ def _write(path: Path, data: bytes) -> None:
     except OSError as error:
         if error.errno != errno.EROFS or not unshare_mounts():
             raise
-        place = next(above for above in path.parents if os.path.ismount(above))
-        asyncio.run(
-            process.run(["mount", "-o", "remount,rw", str(place)], deadline_secs=_MOUNT_SECS, limit=4096)
-        )
+        command = ["mount", "-o", "remount,rw", str(mount_point(path))]
+        asyncio.run(process.run(command, deadline_secs=_MOUNT_SECS, limit=4096))
         write_atomic(path, data, mode=0o644)

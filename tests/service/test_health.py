@@ -149,6 +149,19 @@ async def test_rollback_that_is_switched_off_is_not_done(updated: tuple[Machine,
     assert (await record(machine))["failures"] == []
 
 
+async def test_rollback_is_left_to_greenboot_where_that_is_at_work(updated: tuple[Machine, str]) -> None:
+    machine, commit = updated
+    machine.path("/run/units").write_text(
+        "Id=greenboot-healthcheck.service\nLoadState=loaded\nUnitFileState=enabled\nActiveState=active\n"
+    )
+
+    assert await judge(machine) == 1
+
+    found = await record(machine)
+    assert (found["last"]["reason"], reboots(machine)) == ("greenboot decides on this host", False)
+    assert (found["failures"][0]["digest"], found["failures"][0]["state"]) == (commit, "bad")
+
+
 async def test_boot_that_was_not_judged_yet_is_told(machine_factory: MachineFactory) -> None:
     done = await ctl(await machine_factory(), "health")
 
@@ -179,6 +192,7 @@ async def test_version_that_never_comes_up_is_left_for_good_where_grub_gave_up_o
     await machine.shutdown()
     set_counter(machine.sysroot / "boot/grub2/grubenv", "-1")  # as GRUB does after it has tried often enough
     await machine.boot(choice=1)
+    await machine.run(["mount", "-o", "remount,bind,ro", "/boot"])  # as on hosts installed by bootc
 
     assert version(machine) == "1"
     assert await judge(machine) == 0

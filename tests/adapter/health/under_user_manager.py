@@ -69,4 +69,15 @@ async def test_boot_is_waited_for_and_judged_as_the_service_manager_sees_it(boot
     ]
     assert await required_units() == ("other.service",)
     assert await is_enabled()
+
+
+async def test_greenboot_is_found_at_work(boot: Path) -> None:
     assert await is_kept_by_greenboot() == (False, False)
+
+    unit = boot.parent / "systemd/user/greenboot-healthcheck.service"
+    unit.write_text("[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n")
+    systemctl("daemon-reload")
+    assert await is_kept_by_greenboot() == (True, False)
+
+    systemctl("enable", "--runtime", unit.name)
+    assert await is_kept_by_greenboot() == (True, True)
