@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bootcd.model.job import JobKind
+from bootcd.model.report import HostReport
 from tests.support.deployed import (
     BOOTC_ROOT,
     REBOOT_REQUIRED,
@@ -607,3 +608,29 @@ async def test_clean_up_that_fails_does_not_undo_what_is_staged(host: Host) -> N
     assert outcome.update is not None
     assert outcome.update.digest == digest
     assert await host.versions() == ["staged 2", "booted 1"]
+
+
+async def test_host_that_was_upgraded_is_described_byte_for_byte(host: Host) -> None:
+    digests = [host.image("1").digest, await host.publish("2")]
+    await host.done(JobKind.UPGRADE)
+    assert await host.reboot() == "2"
+    listed = (await host.machine.run(["ostree", "admin", "status"])).stdout
+    new, old = re.findall(r"^[ *] \w+ ([0-9a-f]{64})\.0", listed, re.MULTILINE)
+
+    def entry(version: str, digest: str, commit: str) -> str:
+        return (
+            '{"cachedUpdate":null,"composefs":null,"downloadOnly":false,'
+            f'"image":{{"architecture":"amd64","image":{{"image":"{host.name}","transport":"registry"}},'
+            f'"imageDigest":"{digest}","timestamp":"2024-01-01T00:00:00Z","version":"{version}"}},'
+            f'"incompatible":false,"ostree":{{"checksum":"{commit}","deploySerial":0,'
+            '"stateroot":"default"},"pinned":false,"softRebootCapable":false,"store":"ostreeContainer"}'
+        )
+
+    done = await host.machine.run([PYTHON, "-m", "bootcd.worker", "inspect"])
+    assert HostReport.model_validate_json(done.stdout).host.to_json() == (
+        '{"apiVersion":"org.containers.bootc/v1","kind":"BootcHost","metadata":{"name":"host"},'
+        f'"spec":{{"bootOrder":"default","image":{{"image":"{host.name}","transport":"registry"}}}},'
+        f'"status":{{"booted":{entry("2", digests[1], new)},"readOnly":false,'
+        f'"rollback":{entry("1", digests[0], old)},"rollbackQueued":false,"staged":null,'
+        '"type":"bootcHost","usrOverlay":null}}'
+    )
