@@ -118,7 +118,12 @@ def _last_check(service: dict[str, Any], now: float) -> str:
 
 
 def _mode(service: dict[str, Any], now: float) -> str:
-    modes = {"off": "nothing by itself", "check": "checks by itself", "stage": "checks and stages by itself"}
+    modes = {
+        "off": "nothing by itself",
+        "check": "checks by itself",
+        "stage": "checks and stages by itself",
+        "apply": "checks, stages and reboots by itself",
+    }
     mode = str(service.get("mode", ""))
     text = f"{clean(mode)} ({modes[mode]})" if mode in modes else clean(mode) or "unknown"
     upcoming = service.get("next-action") or {}

@@ -12,10 +12,11 @@ import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, timedelta, tzinfo
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -23,6 +24,7 @@ from bootcd.host.files import read_bounded
 from bootcd.model.errors import InvalidConfig
 from bootcd.model.job import WorkerSettings
 from bootcd.policy.span import LONGEST_SPAN, parse_span, quoted
+from bootcd.policy.window import LONGEST_WINDOW, Window, parse_window
 from bootcd.update.planner import Mode, Rules
 
 CONFIG_DIRS = (
@@ -34,6 +36,8 @@ CONFIG_DIRS = (
 
 FILE_LIMIT_BYTES = 1 << 20
 
+_LOCAL_TIME = Path("/etc/localtime")
+_WINDOWS_LIMIT = 64
 _LEAST_BANDWIDTH = 16 << 10
 _SIZE = re.compile(r"([0-9]{1,15})([KMGT]?)", re.ASCII)
 _UNIT = re.compile(
@@ -107,6 +111,33 @@ def _absolute_or_empty(value: str) -> str:
     return _absolute(value) if value else value
 
 
+def _start(value: str) -> str:
+    parse_window(value, LONGEST_WINDOW)  # for what it raises
+    return value
+
+
+def _time_zone(name: str) -> str:
+    try:
+        zone_of(name)
+    except (ValueError, KeyError, OSError):
+        raise ValueError(f"{quoted(name)} is no time zone of this host, such as Europe/Berlin") from None
+    return name
+
+
+def zone_of(name: str) -> tzinfo:
+    """Return a time zone, for an empty name that of the host, which is UTC if nobody set it. Blocks.
+
+    Raises ValueError, KeyError or OSError where there is none of that name.
+    """
+    if name:
+        return UTC if name == "UTC" else ZoneInfo(name)
+    try:
+        with _LOCAL_TIME.open("rb") as file:
+            return ZoneInfo.from_file(file)
+    except (OSError, ValueError):
+        return UTC
+
+
 _Count = Annotated[int, Field(strict=True)]
 _AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 
@@ -129,10 +160,23 @@ class RunnerKind(StrEnum):
     SUBPROCESS = "subprocess"
 
 
+class MaintenanceWindow(_Section):
+    """One entry of `windows`."""
+
+    start: Annotated[str, AfterValidator(_start)]
+    length: Annotated[timedelta, _span(timedelta(minutes=1), LONGEST_WINDOW)]
+
+    @property
+    def window(self) -> Window:
+        return parse_window(self.start, self.length)
+
+
 class Updates(_Section):
     mode: Mode = Mode.CHECK
     interval: Annotated[timedelta, _span(timedelta(seconds=1), LONGEST_SPAN)] = timedelta(hours=6)
     jitter: Annotated[timedelta, _span(timedelta(0), LONGEST_SPAN)] = timedelta(minutes=30)
+    windows: Annotated[tuple[MaintenanceWindow, ...], Field(max_length=_WINDOWS_LIMIT)] = ()
+    time_zone: Annotated[str, AfterValidator(_time_zone)] = ""
 
 
 class Registry(_Section):
@@ -193,7 +237,15 @@ class Config(_Section):
 
     @property
     def rules(self) -> Rules:
-        return Rules(mode=self.updates.mode, interval=self.updates.interval, jitter=self.updates.jitter)
+        """What plans depend on. Blocks for the time zone."""
+        updates = self.updates
+        return Rules(
+            mode=updates.mode,
+            interval=updates.interval,
+            jitter=updates.jitter,
+            windows=tuple(entry.window for entry in updates.windows),
+            zone=zone_of(updates.time_zone) if updates.windows else UTC,
+        )
 
     @property
     def worker_settings(self) -> WorkerSettings:

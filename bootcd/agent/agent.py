@@ -15,8 +15,8 @@ from bootcd.host.clock import Clock
 from bootcd.model.errors import Busy
 from bootcd.update.planner import Action, Plan
 
-_LONGEST_SLEEP_SECS = 7 * 86400.0
-"Far below what event loops can count to."
+_LONGEST_SLEEP_SECS = 600.0
+"A timer of the loop stands still while the host sleeps and knows nothing of a wall clock that was set."
 _BUSY_SECS = 30.0
 
 
@@ -86,7 +86,7 @@ class Agent:
     def _announce(self, plan: Plan) -> None:
         self._announcing = True
         try:
-            self._service.announce(NextAction(plan.action.value, plan.reason, plan.not_before))
+            self._service.announce(NextAction(plan.action.value, plan.reason, plan.not_before), plan.gates)
         finally:
             self._announcing = False
 

@@ -45,6 +45,7 @@ from bootcd.model.report import HostReport
 from bootcd.oci.reference import parse_reference
 from bootcd.ostreefmt.origin import REGISTRY, TrackedImage
 from bootcd.update import machine
+from bootcd.update.gates import Gate
 from bootcd.update.inhibit import Wish, require_uninhibited
 from bootcd.update.machine import Event, IllegalTransition, Situation, advance, digest_of, observe
 from bootcd.update.planner import Action, Facts, Plan, Rules, plan
@@ -55,6 +56,7 @@ REBOOT_SECS = 600.0
 "After which a host that agreed to reboot and is still up counts as not rebooting; shutdowns have 90 s."
 _AGENT = Requester(name="agent")
 _NO_OPTIONS = JobOptions()
+_KINDS = {Action.CHECK: JobKind.CHECK, Action.STAGE: JobKind.UPGRADE, Action.APPLY: JobKind.APPLY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ class Service:
         self._running: JobRecord | None = None
         self._digest_at_start = ""
         self._next_action = NextAction()
+        self._gates: tuple[Gate, ...] = ()
         self._snapshot = Snapshot(
             version=version, backend=backend, state=self._situation.state.value, state_since=clock.now()
         )
@@ -249,9 +252,10 @@ class Service:
         )
         return plan(self._situation, facts, self._settings.rules)
 
-    def announce(self, action: NextAction) -> None:
-        """Show what will be done unasked, and when."""
+    def announce(self, action: NextAction, gates: tuple[Gate, ...] = ()) -> None:
+        """Show what will be done unasked, and when, and what holds it up."""
         self._next_action = action
+        self._gates = tuple(gate for gate in gates if gate.name != "inhibitor")
         self._refresh()
 
     async def perform(self, action: Action) -> JobRecord | None:
@@ -260,7 +264,7 @@ class Service:
         A refusal counts like a job that failed, so that it is tried again later and not at once; then
         the result is None. Raises Busy.
         """
-        kind = JobKind.UPGRADE if action is Action.STAGE else JobKind.CHECK
+        kind = _KINDS[action]
         try:
             return await self.begin(kind, _AGENT)
         except Busy:
@@ -307,7 +311,7 @@ class Service:
         match event:
             case JobAdded(record) if not record.state.ended:
                 self._running = record
-                self._digest_at_start = self._situation.available.digest if self._situation.available else ""
+                self._digest_at_start = self._digest_of(record.request.kind)
                 self._step(machine.JobStarted(record.request.kind))
             case JobChanged(record) if record.state.ended:
                 self._running = None
@@ -357,7 +361,6 @@ class Service:
         now = self._clock.now()
         request = JobRequest(uuid=str(uuid4()), kind=kind)
         outcome = Outcome(state=JobState.FAILED, error=error.info())
-        update = self._situation.available
         record = JobRecord(
             number=0,
             request=request,
@@ -367,8 +370,15 @@ class Service:
             finished=now,
             outcome=outcome,
         )
-        self._attempted(record, update.digest if update else "")
+        self._attempted(record, self._digest_of(kind))
         self._refresh()
+
+    def _digest_of(self, kind: JobKind) -> str:
+        """Return the digest a job of this kind is about, empty if none is known."""
+        if kind is JobKind.APPLY:
+            staged = self._snapshot.host.status.staged
+            return digest_of(staged) if staged else ""
+        return self._situation.available.digest if self._situation.available else ""
 
     def _attempted(self, record: JobRecord, digest: str) -> None:
         attempts = self._memory.attempts.after(record, digest=digest)
@@ -423,6 +433,7 @@ class Service:
             mode=self._settings.rules.mode.value,
             next_action=self._next_action,
             inhibitors=self._inhibition.held,
+            gates=self._gates,
         )
         if new == old:
             return

@@ -14,6 +14,7 @@ from bootcd.model.host import Host
 from bootcd.model.job import ImageUpdate
 from bootcd.model.report import DeploymentDetails
 from bootcd.model.trust import TrustPolicy
+from bootcd.update.gates import Gate
 from bootcd.update.inhibit import Inhibitor
 
 __all__ = ["Change", "JobAdded", "JobChanged", "JobForgotten", "NextAction", "Snapshot", "SnapshotChanged"]
@@ -21,7 +22,7 @@ __all__ = ["Change", "JobAdded", "JobChanged", "JobForgotten", "NextAction", "Sn
 
 @dataclass(frozen=True, slots=True)
 class NextAction:
-    """What the daemon will do by itself; `action` is "check", "stage" or "" for nothing."""
+    """What the daemon will do by itself; `action` is "check", "stage", "apply" or "" for nothing."""
 
     action: str = ""
     reason: str = ""
@@ -54,6 +55,8 @@ class Snapshot:
     mode: str = "off"
     next_action: NextAction = NextAction()
     inhibitors: tuple[Inhibitor, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    "What holds up the staged update beside inhibitors."
 
 
 @dataclass(frozen=True, slots=True)

@@ -265,7 +265,7 @@ def _blocked_by(view: ManagerView) -> list[tuple[str, str, int, dict[str, Varian
             },
         )
         for inhibitor in view.snapshot.inhibitors
-    ]
+    ] + [(gate.name, gate.reason, microseconds(gate.ends), {}) for gate in view.snapshot.gates]
 
 
 def _image_time(view: DeploymentView) -> int:

@@ -38,6 +38,7 @@ class How(StrEnum):
 
 CHECKING = frozenset({What.CHECK})
 STAGING = frozenset({What.DOWNLOAD, What.STAGE})
+APPLYING = frozenset({What.REBOOT})
 
 
 class _Value(BaseModel):
@@ -167,7 +168,7 @@ def _needed(kind: JobKind, options: JobOptions) -> frozenset[What]:
         case JobKind.ROLLBACK | JobKind.KERNEL_ARGUMENTS:
             doing = frozenset({What.STAGE})
         case JobKind.APPLY:
-            return frozenset({What.REBOOT})
+            return APPLYING
         case _:
             return frozenset()
     return doing | {What.REBOOT} if options.apply else doing

@@ -1,4 +1,4 @@
-"""What the service does by itself, and when: check for an update, stage it, or nothing. No I/O.
+"""What the service does by itself, and when: check for an update, stage it, apply it, or nothing. No I/O.
 
 A plan is made anew from the facts at every event; it is never stored. It always says why, so that
 "why is nothing happening" has an answer.
@@ -7,7 +7,7 @@ A plan is made anew from the facts at every event; it is never stored. It always
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
 
 from pydantic import AwareDatetime, NonNegativeInt
@@ -17,11 +17,15 @@ from bootcd.model.health import HealthRecord
 from bootcd.model.host import Host
 from bootcd.model.job import ImageUpdate, JobKind, JobRecord, JobState
 from bootcd.policy.schedule import due_after, next_check, retry_delay
-from bootcd.update.inhibit import CHECKING, STAGING, Inhibitor, holding
+from bootcd.policy.window import Window, next_opening
+from bootcd.update.gates import Gate
+from bootcd.update.inhibit import APPLYING, CHECKING, STAGING, Inhibitor, holding
 from bootcd.update.machine import WORKING, Situation, State, digest_of
 
 GIVE_UP_AFTER = 3
 "Failures of one digest that trying again cannot mend; each may have cost a whole download."
+
+_TRIED = (JobState.DONE, JobState.FAILED, JobState.INTERRUPTED)
 
 DIGESTS_REMEMBERED = 8
 "Mirrors that disagree make a tag flap between a few digests; more than this is no pattern."
@@ -33,12 +37,14 @@ class Mode(StrEnum):
     OFF = "off"
     CHECK = "check"
     STAGE = "stage"
+    APPLY = "apply"
 
 
 class Action(StrEnum):
     NOTHING = ""
     CHECK = "check"
     STAGE = "stage"
+    APPLY = "apply"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,10 @@ class Rules:
     mode: Mode
     interval: timedelta
     jitter: timedelta
+    windows: tuple[Window, ...] = ()
+    "In which an update may be applied; at any time if there are none."
+    zone: tzinfo = UTC
+    "Of the windows."
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,15 @@ class StageFailures:
 
 
 @dataclass(frozen=True, slots=True)
+class AppliedVersion:
+    """What became of rebooting into one digest; one that is booted counts no more."""
+
+    digest: str
+    last: AwareDatetime
+    count: NonNegativeInt = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Attempts:
     """What is remembered of earlier jobs, by whomever they were asked for; kept across restarts."""
 
@@ -73,6 +92,8 @@ class Attempts:
     stage_cancelled: AwareDatetime | None = None
     stage_failures: tuple[StageFailures, ...] = ()
     "Newest last, one per digest, at most `DIGESTS_REMEMBERED`."
+    applied: AppliedVersion | None = None
+    "The version the host was last asked to reboot into."
 
     def failures_of(self, digest: str) -> StageFailures | None:
         return next((entry for entry in self.stage_failures if entry.digest == digest), None)
@@ -80,7 +101,8 @@ class Attempts:
     def after(self, record: JobRecord, *, digest: str) -> Attempts:
         """Return what is remembered once the job of `record` has ended.
 
-        `digest` is of the update that was available when the job started, empty if none was known.
+        `digest` is of the update that was available when the job started, for `apply` of what was staged;
+        empty if none was known.
         """
         if record.request.from_downloaded:
             return self  # the registry was not asked
@@ -90,6 +112,10 @@ class Attempts:
                 return self._after_check(record.state, ended)
             case JobKind.UPGRADE:
                 return self._after_upgrade(record, digest, ended)
+            case JobKind.APPLY if digest and record.state in _TRIED:
+                known = self.applied if self.applied and self.applied.digest == digest else None
+                count = known.count + 1 if known else 1
+                return replace(self, applied=AppliedVersion(digest, ended, count))
             case JobKind.SWITCH if record.state is JobState.DONE:
                 return Attempts(last_check=ended)
             case _:
@@ -110,7 +136,7 @@ class Attempts:
     def _after_upgrade(self, record: JobRecord, digest: str, ended: datetime) -> Attempts:
         match record.state:
             case JobState.DONE:
-                return Attempts(last_check=ended)
+                return Attempts(last_check=ended, applied=self.applied)
             case JobState.CANCELLED:
                 return replace(self, stage_cancelled=ended)
             # Who names a digest learns whether there still is that one; it is nothing against the version.
@@ -148,13 +174,15 @@ class Plan:
     reason: str
     not_before: datetime | None = None
     "When to act, at once if past; None if nothing is planned until something happens."
+    gates: tuple[Gate, ...] = ()
+    "What holds up the staged update."
 
     def is_due(self, now: datetime) -> bool:
         return self.not_before is not None and self.not_before <= now
 
 
 def plan(situation: Situation, facts: Facts, rules: Rules) -> Plan:
-    """Decide what to do next; staging comes before a check that is due as well."""
+    """Decide what to do next; of what is due applying comes first, then staging."""
     if hindrance := _hindrance(situation, facts, rules):
         return Plan(Action.NOTHING, hindrance)
     attempts = facts.attempts
@@ -168,16 +196,26 @@ def plan(situation: Situation, facts: Facts, rules: Rules) -> Plan:
         now=facts.now,
     )
     reason = _check_reason(attempts)
-    if rules.mode is Mode.STAGE and situation.available:
+    apply, gates = _plan_apply(facts, rules) if rules.mode is Mode.APPLY else (None, ())
+    if apply and apply.is_due(facts.now):
+        return apply
+    stages = rules.mode in (Mode.STAGE, Mode.APPLY)
+    if stages and situation.available:
         if withheld := _withheld(situation, situation.available, facts):
             reason = f"{reason}; the available update is not staged: {withheld}"
         else:
             stage = _plan_stage(situation.available, facts, rules)
-            if stage.is_due(facts.now) or (stage.not_before and stage.not_before <= check_at):
+            stage = replace(stage, gates=gates)
+            if stage.is_due(facts.now) or (stage.not_before and stage.not_before <= _first(check_at, apply)):
                 return stage
-    if inhibitor := holding(facts.inhibitors, CHECKING, facts.now):
-        return Plan(Action.NOTHING, inhibitor.sentence)
-    return Plan(Action.CHECK, reason, check_at)
+    inhibitor = holding(facts.inhibitors, CHECKING, facts.now)
+    if apply and apply.not_before and (inhibitor or apply.not_before <= check_at):
+        return apply
+    if inhibitor:
+        return Plan(Action.NOTHING, inhibitor.sentence, gates=gates)
+    for gate in gates:
+        reason = f"{reason}; the staged update is not applied: {gate.reason}"
+    return Plan(Action.CHECK, reason, check_at, gates)
 
 
 def _hindrance(situation: Situation, facts: Facts, rules: Rules) -> str:
@@ -241,3 +279,38 @@ def _plan_stage(update: ImageUpdate, facts: Facts, rules: Rules) -> Plan:
         if resume > max(at, facts.now):
             at, reason = resume, "an update is available, and staging was cancelled"
     return Plan(Action.STAGE, reason, at)
+
+
+def _plan_apply(facts: Facts, rules: Rules) -> tuple[Plan | None, tuple[Gate, ...]]:
+    """Return when what is staged is to be applied, None if not until something happens, and the gates."""
+    staged = facts.host.status.staged
+    if staged is None or staged.download_only:
+        return None, ()
+    if inhibitor := holding(facts.inhibitors, APPLYING, facts.now):
+        return None, (Gate("inhibitor", inhibitor.sentence, inhibitor.not_after),)
+    if facts.health.failure_of(digest_of(staged)):
+        return None, (Gate("health", "this version booted badly here"),)
+    at = facts.now
+    tried = facts.attempts.applied
+    if tried and tried.digest == digest_of(staged):
+        if tried.count >= GIVE_UP_AFTER:
+            reason = f"the host did not start this version though it was asked to reboot {tried.count} times"
+            return None, (Gate("attempts", reason),)
+        at = max(at, due_after(tried.last, retry_delay(rules.interval, tried.count), facts.now))
+    if not rules.windows:
+        return Plan(Action.APPLY, "an update is staged", at), ()
+    opening = next_opening(rules.windows, rules.zone, at)
+    if opening is None:
+        return None, ()
+    if opening.contains(facts.now) and at <= facts.now:
+        return Plan(Action.APPLY, "an update is staged, and a maintenance window is open", at), ()
+    if opening.opens <= facts.now:
+        return Plan(Action.APPLY, "an update is staged, and the host did not reboot into it before", at), ()
+    at = max(at, opening.opens)
+    local = at.astimezone(rules.zone)
+    gate = Gate("window", f"the next maintenance window opens {local:%a %Y-%m-%d %H:%M %Z}", at)
+    return Plan(Action.APPLY, f"an update is staged; {gate.reason}", at, (gate,)), (gate,)
+
+
+def _first(check_at: datetime, apply: Plan | None) -> datetime:
+    return min(check_at, apply.not_before) if apply and apply.not_before else check_at

@@ -4,6 +4,7 @@ import tomllib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,7 @@ from bootcd.config import (
 )
 from bootcd.model.errors import InvalidConfig
 from bootcd.model.job import WorkerSettings
+from bootcd.policy.window import parse_window
 from bootcd.update.planner import Mode, Rules
 
 EVERY_KEY = """
@@ -358,6 +360,44 @@ def refusal(data: bytes) -> InvalidConfig | None:
 def test_parse_fragment_of_any_bytes_is_valid_or_invalid_config(data: bytes) -> None:
     error = refusal(data)
     assert error is None or "\n" not in error.message
+
+
+# Windows
+
+
+def test_windows_and_their_time_zone_become_rules() -> None:
+    rules = config_of(
+        '[updates]\nmode = "apply"\ntime-zone = "Asia/Kathmandu"\n'
+        'windows = [{ start = "Mon..Fri 22:00", length = "2h" }, { start = "03:30", length = 90 }]\n'
+    ).rules
+    assert rules.mode is Mode.APPLY
+    assert rules.zone == ZoneInfo("Asia/Kathmandu")
+    assert rules.windows == (
+        parse_window("Mon..Fri 22:00", timedelta(hours=2)),
+        parse_window("03:30", timedelta(seconds=90)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('time-zone = "Europe/Atlantis"', "'Europe/Atlantis' is no time zone of this host"),
+        ('time-zone = "../../etc/passwd"', "is no time zone of this host"),
+        ('time-zone = "Europe"', "'Europe' is no time zone of this host"),
+        ('windows = [{ start = "Foo 22:00", length = "2h" }]', "'Foo' is no day of the week"),
+        ('windows = [{ start = "Mon", length = "2h" }]', "'Mon' is no start of a window"),
+        ('windows = [{ start = "Mon 22:00", length = "8d" }]', "at most 604800 seconds"),
+        ('windows = [{ start = "Mon 22:00", length = "0s" }]', "at least 60"),
+        ('windows = [{ start = "Mon 22:00" }]', "required"),
+        ('windows = [{ start = "Mon 22:00", length = "1h", zone = "UTC" }]', "unknown key"),
+        ('windows = ["Mon 22:00"]', "must be"),
+    ],
+)
+def test_windows_that_make_no_sense_are_refused_with_file_line_and_reason(line: str, problem: str) -> None:
+    error = refusal(f"[updates]\n{line}\n".encode())
+    assert error
+    assert error.message.startswith("configuration file /x.toml, line 2: updates.")
+    assert problem in error.message
 
 
 # The manual

@@ -15,6 +15,8 @@ from bootcd.agent.agent import Agent
 from bootcd.agent.service import Settings
 from bootcd.agent.snapshot import NextAction
 from bootcd.model.job import JobKind, JobState
+from bootcd.policy.window import parse_window
+from bootcd.update.gates import Gate
 from bootcd.update.planner import Mode, Rules
 from tests.support.jobs import DONE, SOMEBODY, SetClock, WorkerScript
 from tests.support.service import STAGED, ServiceBench, host_of, show_host, update_to
@@ -242,3 +244,31 @@ async def test_cancelled_staging_is_not_started_again_at_once(
             )
         )
     assert len(script.pids()) == 2
+
+
+async def test_staged_update_is_applied_when_its_window_opens(
+    tmp_path: Path, script: WorkerScript, time: Time
+) -> None:
+    show_host(script, STAGED)
+    script.steps(["ready"], ["outcome", {"state": "done", "reboot": True}])
+    async with ServiceBench(tmp_path, script, clock=time.clock) as bench, agent_at_work(bench, time):
+        await bench.shown(state="staged")
+        opens = (time.clock.now() + timedelta(minutes=20)).replace(second=0, microsecond=0)
+        rules = Rules(
+            mode=Mode.APPLY,
+            interval=timedelta(days=9),
+            jitter=timedelta(0),
+            windows=(parse_window(f"{opens:%H:%M}", timedelta(minutes=30)),),
+        )
+        bench.settings = Settings(rules=rules, worker=bench.settings.worker)
+        await bench.service.reload()
+        words = f"the next maintenance window opens {opens:%a %Y-%m-%d %H:%M} UTC"
+        await bench.shown(
+            next_action=NextAction("apply", f"an update is staged; {words}", opens),
+            gates=(Gate("window", words, opens),),
+        )
+        assert script.pids() == []
+        await time.passes(seconds=(opens - time.clock.now()).total_seconds())
+        await bench.shown(state="rebooting", gates=())
+        [record] = bench.service.jobs()
+        assert (record.request.kind, record.requester.name) == (JobKind.APPLY, "agent")

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,7 @@ from bootcd.model.job import (
     Outcome,
     Requester,
 )
+from bootcd.policy.window import parse_window
 from bootcd.update.inhibit import How, Inhibitor, What
 from bootcd.update.machine import (
     HostObserved,
@@ -41,6 +43,7 @@ from bootcd.update.planner import (
     DIGESTS_REMEMBERED,
     GIVE_UP_AFTER,
     Action,
+    AppliedVersion,
     Attempts,
     Facts,
     Mode,
@@ -426,7 +429,7 @@ def test_attempts_after_a_switch_belong_to_the_new_image() -> None:
     assert before.after(ended(JobKind.SWITCH, JobState.FAILED), digest=NEW) == before
 
 
-@pytest.mark.parametrize("kind", [JobKind.ROLLBACK, JobKind.APPLY])
+@pytest.mark.parametrize("kind", [JobKind.ROLLBACK, JobKind.PIN])
 @pytest.mark.parametrize("state", JobState)
 def test_attempts_after_other_jobs_are_unchanged(kind: JobKind, state: JobState) -> None:
     assert CHECKED.after(ended(kind, state), digest=NEW) == CHECKED
@@ -483,3 +486,121 @@ def test_plans_of_a_month_neither_hammer_nor_starve(
     assert lasting <= GIVE_UP_AFTER
     if not any(failing):
         assert stages == 1
+
+
+# Applying
+
+
+STAGED = host_with(staged=entry(NEW))
+APPLY = replace(
+    RULES, mode=Mode.APPLY, windows=(parse_window("Thu 22:00", 2 * HOUR),), zone=ZoneInfo("Europe/Berlin")
+)
+OPENS = datetime(2026, 1, 15, 21, tzinfo=UTC)
+CHECKED_AT_OPENING = Attempts(last_check=OPENS)
+
+
+def apply_plan(rules: Rules = APPLY, *, now: datetime, host: Host = STAGED, **changes: object) -> Plan:
+    known = replace(facts(host, CHECKED_AT_OPENING, now=now), **changes)  # type: ignore[arg-type]
+    return plan(situation_of(host, None), known, rules)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "action"),
+    [(-1, Action.NOTHING), (0, Action.APPLY), (119, Action.APPLY), (120, Action.NOTHING)],
+)
+def test_plan_with_a_staged_update_applies_it_within_a_window_only(minutes: int, action: Action) -> None:
+    now = OPENS + minutes * MINUTE
+    planned = apply_plan(now=now)
+    assert (planned.action if planned.is_due(now) else Action.NOTHING) is action
+
+
+def test_plan_outside_of_the_windows_names_the_next_opening() -> None:
+    planned = apply_plan(now=OPENS - HOUR, attempts=Attempts(last_check=OPENS - HOUR))
+    assert (planned.action, planned.not_before) == (Action.APPLY, OPENS)
+    assert planned.reason == (
+        "an update is staged; the next maintenance window opens Thu 2026-01-15 22:00 CET"
+    )
+    assert [(gate.name, gate.ends) for gate in planned.gates] == [("window", OPENS)]
+
+
+def test_plan_with_a_check_before_the_next_opening_tells_of_both() -> None:
+    planned = apply_plan(now=OPENS + 3 * HOUR)
+    assert planned.action is Action.CHECK
+    assert planned.reason.endswith("maintenance window opens Thu 2026-01-22 22:00 CET")
+
+
+def test_plan_without_windows_applies_at_any_time() -> None:
+    planned = apply_plan(replace(APPLY, windows=()), now=OPENS - HOUR)
+    assert planned.action is Action.APPLY
+    assert planned.is_due(OPENS - HOUR)
+
+
+@pytest.mark.parametrize(
+    ("rules", "host", "changes"),
+    [
+        pytest.param(replace(APPLY, mode=Mode.STAGE), STAGED, {}, id="mode"),
+        pytest.param(APPLY, host_with(staged=entry(NEW, download_only=True)), {}, id="locked"),
+        pytest.param(APPLY, HOST, {}, id="nothing staged"),
+        pytest.param(APPLY, STAGED, {"health": FAILED}, id="booted badly"),
+        pytest.param(
+            APPLY, STAGED, {"attempts": Attempts(OPENS, applied=AppliedVersion(NEW, NOW, 3))}, id="given up"
+        ),
+    ],
+)
+def test_plan_within_a_window_does_not_apply(rules: Rules, host: Host, changes: dict[str, object]) -> None:
+    assert apply_plan(rules, now=OPENS + MINUTE, host=host, **changes).action is Action.CHECK
+
+
+def test_plan_after_a_reboot_that_did_not_come_applies_later_in_the_window() -> None:
+    now = OPENS + MINUTE
+    attempts = replace(CHECKED_AT_OPENING, applied=AppliedVersion(NEW, OPENS, 1))
+    planned = apply_plan(now=now, attempts=attempts)
+    assert (planned.action, planned.not_before) == (Action.APPLY, OPENS + 5 * MINUTE)
+    other = replace(attempts, applied=AppliedVersion(NEWER, OPENS, 3))
+    assert apply_plan(now=now, attempts=other).is_due(now)
+
+
+def test_plan_with_an_inhibited_reboot_does_not_apply() -> None:
+    inhibitor = Inhibitor(
+        what=(What.REBOOT,), who="backup", why="runs", how=How.DELAY, uid=0, number=1, not_after=None
+    )
+    planned = apply_plan(now=OPENS, inhibitors=(inhibitor,))
+    assert planned.action is Action.CHECK
+    assert "backup inhibits reboot: runs" in planned.reason
+
+
+@pytest.mark.parametrize("state", [JobState.RUNNING, JobState.CANCELLING, JobState.CANCELLED])
+def test_attempts_to_apply_that_were_not_made_do_not_count(state: JobState) -> None:
+    assert CHECKED.after(ended(JobKind.APPLY, state), digest=NEW) == CHECKED
+
+
+@pytest.mark.parametrize("state", [JobState.DONE, JobState.FAILED])
+def test_attempts_to_apply_count_by_version_and_survive_an_upgrade(state: JobState) -> None:
+    def after(attempts: Attempts, kind: JobKind, state: JobState, digest: str) -> Attempts:
+        request = JobRequest(uuid=str(UUID(int=1)), kind=kind)
+        record = JobRecord(
+            number=1, request=request, requester=Requester(), state=state, created=NOW, finished=NOW
+        )
+        return attempts.after(record, digest=digest)
+
+    twice = after(after(Attempts(), JobKind.APPLY, state, NEW), JobKind.APPLY, state, NEW)
+    assert twice.applied == AppliedVersion(NEW, NOW, 2)
+    assert after(twice, JobKind.UPGRADE, JobState.DONE, NEW).applied == twice.applied
+    assert after(twice, JobKind.APPLY, state, NEWER).applied == AppliedVersion(NEWER, NOW, 1)
+
+
+@given(minutes=st.integers(0, 60 * 24 * 400), zone=st.sampled_from(["Europe/Berlin", "Australia/Lord_Howe"]))
+def test_plan_at_any_minute_applies_if_and_only_if_a_window_is_open(minutes: int, zone: str) -> None:
+    now = NOW + minutes * MINUTE
+    windows = (parse_window("Sun 01:30", 2 * HOUR), parse_window("Mon..Fri 23:00", 3 * HOUR))
+    planned = apply_plan(replace(APPLY, windows=windows, zone=ZoneInfo(zone)), now=now)
+    starts = [(6, 1, 30, 2)] + [(day, 23, 0, 3) for day in range(5)]
+    local = now.astimezone(ZoneInfo(zone))
+    open_now = False
+    for back in range(2):
+        day = (local - timedelta(days=back)).date()
+        for weekday, hour, minute, hours in starts:
+            if day.weekday() == weekday:
+                opens = datetime(day.year, day.month, day.day, hour, minute, tzinfo=ZoneInfo(zone))
+                open_now |= opens.timestamp() <= now.timestamp() < opens.timestamp() + hours * 3600
+    assert (planned.action is Action.APPLY and planned.is_due(now)) == open_now
