@@ -47,12 +47,13 @@ class Destination:
 def open_destination(destination: Destination) -> Iterator[LayoutWriter]:
     """Give a layout to write to; an archive is made of it, and replaced, at the end of the block."""
     if not destination.is_archive:
-        yield LayoutWriter(destination.path)
+        with LayoutWriter(destination.path) as layout:
+            yield layout
         return
     parent = destination.path.parent
     with tempfile.TemporaryDirectory(prefix=".", suffix=".new", dir=parent) as directory:
-        layout = LayoutWriter(Path(directory) / "layout")
-        yield layout
+        with LayoutWriter(Path(directory) / "layout") as layout:
+            yield layout
         archive = Path(directory) / "archive"
         _write_archive(archive, layout.path)
         archive.rename(destination.path)

@@ -5,6 +5,7 @@ https://github.com/opencontainers/image-spec/blob/main/image-layout.md
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -13,13 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import zstandard
 
-from bootcd.host.files import read_bounded, sync_directory, write_atomic
+from bootcd.host.files import read_bounded, remove_leftovers, sync_directory, write_atomic
 from bootcd.image.flatten import Node, Spool
-from bootcd.model.errors import InvalidLayout, InvalidManifest
+from bootcd.model.errors import Busy, InvalidLayout, InvalidManifest
 from bootcd.oci.manifest import INDEX_MEDIA_TYPES, MAX_MANIFEST_BYTES
 from bootcd.oci.resolve import digest_of
 from bootcd.oci.strictjson import parse_object
@@ -48,12 +49,29 @@ class WrittenLayer:
 
 
 class LayoutWriter:
-    """A layout directory, made if it is not there; what it holds already stays."""
+    """A layout directory, made if it is not there; what it holds already stays. One writer at a time."""
 
     def __init__(self, path: Path) -> None:
+        """Raises Busy if another one is writing."""
         self.path = path
         self._blobs = path / "blobs/sha256"
         self._blobs.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self._blobs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            raise Busy(f"another program is writing to {path}", hint="wait until it has ended") from error
+        remove_leftovers(self._blobs)
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def add_layer(self, items: Iterator[Item], spool: Spool, level: int) -> WrittenLayer:
         """Write a layer compressed with zstd. Blocks; by any number of threads at a time."""

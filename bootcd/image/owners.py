@@ -61,7 +61,10 @@ def dpkg_owners(status_path: str, texts: Mapping[str, str]) -> Owners:
         if posixpath.dirname(path) != info or not path.endswith(".list"):
             continue
         name = posixpath.basename(path).removesuffix(".list")
-        component = sources.get(name.partition(":")[0], name.partition(":")[0])
+        package = name.partition(":")[0]
+        component = sources.get(package, package)
+        if not component:
+            continue
         # What dpkg keeps about a package changes with it.
         for kind in ("list", "md5sums", "conffiles", "shlibs", "symbols", "triggers", "templates", "config"):
             found[f"{info}/{name}.{kind}"] = component
@@ -95,8 +98,9 @@ def rpm_owners(text: str) -> Owners:
         name, _, path = rest.partition("\t")
         # NAME-VERSION-RELEASE.src.rpm
         parts = source.rsplit("-", 2)
-        if path:
-            found.setdefault(path.strip("/"), parts[0] if len(parts) == 3 else name)
+        component = (parts[0] if len(parts) == 3 else "") or name
+        if path and component:
+            found.setdefault(path.strip("/"), component)
     return found
 
 

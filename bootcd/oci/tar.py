@@ -309,7 +309,8 @@ class TarReader:
             size = _number(header[124:136])
             mtime = _cached_number(header[136:148])
             device = (0, 0)
-            if kind in _DEVICES:
+            # Headers before POSIX have nothing here.
+            if kind in _DEVICES and header[257:262] == b"ustar":
                 device = _number(header[329:337]), _number(header[337:345])
             xattrs: dict[str, bytes] = {}
             if pax:

@@ -10,8 +10,12 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from typing import cast
 from urllib.parse import urlsplit
 
+from bootcd.image.flatten import Spool, Tree, apply_layer, parents
+from bootcd.image.owners import apk_owners, dpkg_owners, owner_of, rpm_owners
 from bootcd.model.errors import (
     InvalidConfig,
     InvalidImage,
@@ -26,6 +30,7 @@ from bootcd.oci.manifest import ImageIndex, check_layers, parse_config, parse_di
 from bootcd.oci.reference import MAX_NAME_CHARS, parse_reference
 from bootcd.oci.registries import parse_registries
 from bootcd.oci.tar import MAX_NAME_BYTES, TarReader
+from bootcd.oci.tarwrite import END, header
 from bootcd.oci.trust.attachment import MAX_ATTACHMENTS, parse_referrers, parse_signature_manifest
 from bootcd.oci.trust.bundle import parse_bundle, parse_log_annotation, parse_log_body, parse_statement
 from bootcd.oci.trust.payload import parse_payload
@@ -33,6 +38,7 @@ from bootcd.oci.trust.policy import parse_policy
 from bootcd.oci.trust.registriesd import merge_files
 from bootcd.oci.trust.scopes import registry_scopes
 from bootcd.oci.trust.stored import parse_stored
+from bootcd.ostreefmt.packages import DPKG_PATHS
 from bootcd.varlink.verbs import VERBS, InvalidParameter, checked
 from bootcd.varlink.wire import parse_call
 
@@ -89,6 +95,30 @@ def tar(data: bytes) -> None:
             for chunk in reader.read_chunks():
                 given += len(chunk)
                 assert given <= len(data)
+
+
+def layer(data: bytes) -> None:
+    """Applied to nothing and then to what came of it, content aside; the tree can be written again."""
+    tree: Tree = {}
+    with suppress(InvalidLayer):
+        for _ in range(2):
+            apply_layer(tree, io.BytesIO(data), cast("Spool", None), lambda _: False)  # type: ignore[arg-type]
+        for path, node in tree.items():
+            assert ".." not in path.split("/")
+            assert all(tree[parent].is_directory for parent in parents(path))
+            entry = replace(node.entry, name=path or ".", size=0)
+            (read,) = TarReader(io.BytesIO(header(entry) + END))  # type: ignore[arg-type]
+            assert read == entry
+
+
+def owners(data: bytes) -> None:
+    """Databases of dpkg (status, a zero byte, a list of files), apk, and what rpm prints."""
+    text = data.decode(errors="surrogateescape")
+    status, _, listed = text.partition("\0")
+    files = {DPKG_PATHS[0]: status, "usr/lib/sysimage/dpkg/info/x.list": listed}
+    for found in (dpkg_owners(DPKG_PATHS[0], files), apk_owners(text), rpm_owners(text)):
+        assert all(component for component in found.values())
+        assert owner_of("usr/bin/x", found, {"bin": "usr/bin"}) in {"", *found.values()}
 
 
 def challenge(data: bytes) -> None:
@@ -164,6 +194,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
     for target in (
         *(reference, manifest, config, image, tar, challenge, token, registries, authfile),
-        *(signature, bundle, policy, varlink),
+        *(signature, bundle, policy, varlink, layer, owners),
     )
 }

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 import zstandard
 
 from bootcd.image.__main__ import main
+from bootcd.image.layout import LayoutWriter
 from bootcd.image.rechunk import COMPONENTS
 from bootcd.oci.resolve import digest_of
 from bootcd.ostree.libostree import OSTree
@@ -33,12 +35,14 @@ from tests.support.oci_image import (
     file,
     hardlink,
     make_image,
+    make_index,
     make_layer,
     opaque,
     symlink,
     whiteout,
 )
 from tests.support.oci_layout import REF_NAME, blob_path, write_layout
+from tests.support.registry import Registry
 from tests.support.tree import Tree, apply_layer, deployed, differences, flatten, scan_tree
 
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
@@ -238,6 +242,63 @@ def test_image_of_other_build_times_shares_every_layer(tmp_path: Path) -> None:
     previous = f"--previous=oci:{tmp_path}/out:1"
     rechunk(tmp_path, f"oci:{tmp_path}/new:1", f"oci:{tmp_path}/out:2", previous)
     assert manifest_of(tmp_path / "out", "2")["layers"] == manifest_of(tmp_path / "out", "1")["layers"]
+
+
+def test_archive_written_is_read_by_skopeo(tmp_path: Path) -> None:
+    source = write_layout(tmp_path / "source", {"1": odd_image()})
+    rechunk(tmp_path, f"oci:{source}:1", f"oci-archive:{tmp_path}/out.tar:1")
+    command = ["skopeo", "copy", "--quiet", "--insecure-policy", "--preserve-digests"]
+    subprocess.run(
+        [*command, f"oci-archive:{tmp_path}/out.tar:1", f"oci:{tmp_path}/copied:1"],
+        check=True,
+        capture_output=True,
+    )
+    assert differences(flatten(source, "1"), flatten(tmp_path / "copied", "1")) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copied", "out.tar", "source"]
+
+
+async def test_image_of_a_registry_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "registry").mkdir()
+    async with Registry(tmp_path / "registry") as registry:
+        await registry.push("os", "1", odd_image())
+        await asyncio.to_thread(
+            rechunk, tmp_path, f"{registry.host}/os:1", f"oci:{tmp_path}/out:1", "--plain-http"
+        )
+    source = write_layout(tmp_path / "source", {"1": odd_image()})
+    assert differences(flatten(source, "1"), flatten(tmp_path / "out", "1")) == []
+
+
+def test_image_of_another_platform_is_taken_when_asked_for(tmp_path: Path) -> None:
+    images = [make_image([make_layer(BASE)], architecture=name) for name in ("amd64", "s390x")]
+    source = write_layout(tmp_path / "source", {"1": make_index(images)})
+    rechunk(tmp_path, f"oci:{source}:1", f"oci:{tmp_path}/out:1", "--arch=s390x")
+    assert config_of(tmp_path / "out")["architecture"] == "s390x"
+
+
+def test_memory_does_not_grow_with_a_file(tmp_path: Path) -> None:
+    large = 96 << 20
+    layer = make_layer([*BASE, file("usr/lib/large", bytes(large))], compression="zstd")
+    source = write_layout(tmp_path / "source", {"1": make_image([layer])})
+    del layer
+    tracemalloc.start()
+    try:
+        rechunk(tmp_path, f"oci:{source}:1", f"oci:{tmp_path}/out:1")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < large // 2
+
+
+def test_second_writer_is_turned_away_and_leftovers_of_a_killed_one_are_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_layout(tmp_path / "source", {"1": odd_image()})
+    with LayoutWriter(tmp_path / "out"):
+        rechunk(tmp_path, f"oci:{source}:1", f"oci:{tmp_path}/out:1", status=1)
+    assert "another program is writing" in capsys.readouterr().err
+    (tmp_path / "out/blobs/sha256/.killed.new").touch()
+    rechunk(tmp_path, f"oci:{source}:1", f"oci:{tmp_path}/out:1")
+    assert not (tmp_path / "out/blobs/sha256/.killed.new").exists()
 
 
 def test_layout_that_is_there_keeps_its_other_images(tmp_path: Path) -> None:
