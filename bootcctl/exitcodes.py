@@ -51,6 +51,7 @@ CODES = {
     "Failed": FAILED,
     "BackendFailed": FAILED,
     "InvalidConfig": FAILED,
+    "HookFailed": FAILED,
     "InvalidArguments": USAGE,
     "InvalidImage": USAGE,
     "Busy": BUSY,

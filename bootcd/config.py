@@ -219,6 +219,10 @@ class Health(_Section):
     )
 
 
+class Hooks(_Section):
+    timeout: Annotated[timedelta, _span(timedelta(seconds=1), timedelta(hours=1))] = timedelta(minutes=5)
+
+
 class HostOptions(_Section):
     sysroot: _AbsolutePath = "/"
     backend: Literal["auto", "ostree", "bootc"] = "auto"
@@ -233,6 +237,7 @@ class Config(_Section):
     worker: Worker = Worker()
     metrics: Metrics = Metrics()
     health: Health = Health()
+    hooks: Hooks = Hooks()
     host: HostOptions = HostOptions()
 
     @property
@@ -261,6 +266,7 @@ class Config(_Section):
             stall_timeout_secs=self.registry.stall_timeout.total_seconds(),
             retries=self.registry.retries,
             memory_bytes=self.worker.memory,
+            hook_timeout_secs=self.hooks.timeout.total_seconds(),
             accept_unnamed_signatures=self.trust.accept_unnamed_signatures,
         )
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from bootcd.bootc.command import Bootc
 from bootcd.bootc.output import parse_finding
+from bootcd.engine.hooks import Hooks, Point, Subject
 from bootcd.engine.protocol import Report
 from bootcd.engine.reboot import reboot
 from bootcd.model.errors import InvalidArguments, SignatureRejected, Unsupported, WrongState
@@ -24,6 +25,7 @@ from bootcd.model.job import (
     Phase,
     Progress,
     SoftReboot,
+    WorkerSettings,
 )
 from bootcd.model.report import HostReport
 from bootcd.oci.timestamp import parse_timestamp
@@ -34,8 +36,9 @@ _Run = Callable[[JobRequest, Report], Awaitable[Outcome]]
 class BootcEngine:
     """One worker's view of the host, as bootc tells it."""
 
-    def __init__(self, bootc: Bootc | None = None) -> None:
+    def __init__(self, bootc: Bootc | None = None, settings: WorkerSettings | None = None) -> None:
         self._bootc = bootc or Bootc()
+        self._hooks = Hooks.of(settings or WorkerSettings())
         self._verbs: Mapping[JobKind, _Run] = {
             JobKind.CHECK: self._check,
             JobKind.UPGRADE: self._upgrade,
@@ -76,15 +79,26 @@ class BootcEngine:
             )
 
     async def run(self, request: JobRequest, report: Report) -> Outcome:
+        if request.kind is JobKind.APPLY:
+            await self._require_reboot(request, report)
         outcome = await self._verbs[request.kind](request, report)
         staged = request.apply and request.kind is not JobKind.ROLLBACK and not outcome.changed
         if staged:
             staged = (await self._bootc.status()).status.staged is not None
         if request.kind is JobKind.APPLY or (request.apply and (outcome.changed or staged)):
+            if request.kind is not JobKind.APPLY:
+                await self._require_reboot(request, report)
             report(Progress(phase=Phase.REBOOT, cancellable=False))
             await reboot()
             outcome = outcome.model_copy(update={"reboot": True})
         return outcome
+
+    async def _require_reboot(self, request: JobRequest, report: Report) -> None:
+        """Ask the hooks of the host whether it may be rebooted now. Raises HookFailed."""
+        subject = Subject.of_next_boot(request, await self._bootc.status())
+        # What a job has staged stays staged, so it cannot be said to have been cancelled.
+        progress = Progress(phase=Phase.REBOOT, cancellable=request.kind is JobKind.APPLY)
+        await self._hooks.require(Point.PRE_REBOOT, subject, report, progress)
 
     async def _check(self, _: JobRequest, report: Report) -> Outcome:
         report(Progress(phase=Phase.RESOLVE))
@@ -101,16 +115,22 @@ class BootcEngine:
         options = ["--download-only"] if request.download_only else []
         options += ["--from-downloaded"] if request.from_downloaded else []
         options += [f"--tag={request.tag}"] if request.tag else []
-        return await self._pull("upgrade", ["upgrade", "--quiet", *options, *_soft_reboot(request)], report)
+        arguments = ["upgrade", "--quiet", *options, *_soft_reboot(request)]
+        return await self._pull(request, arguments, report)
 
     async def _switch(self, request: JobRequest, report: Report) -> Outcome:
         options = ["--enforce-container-sigpolicy"] if request.enforce_container_sigpolicy else []
         options += ["--retain"] if request.retain else []
         options += [f"--transport={request.transport}", *_soft_reboot(request)]
-        return await self._pull("switch", ["switch", "--quiet", *options, request.image], report)
+        return await self._pull(request, ["switch", "--quiet", *options, request.image], report)
 
-    async def _pull(self, doing: str, arguments: list[str], report: Report) -> Outcome:
-        report(Progress(phase=Phase.RESOLVE))
+    async def _pull(self, request: JobRequest, arguments: list[str], report: Report) -> Outcome:
+        resolving = Progress(phase=Phase.RESOLVE)
+        report(resolving)
+        if not request.from_downloaded:
+            # What bootc finds it takes at once, so nothing is known of it yet.
+            subject = Subject(request.uuid, request.kind, request.image)
+            await self._hooks.require(Point.PRE_STAGE, subject, report, resolving)
         before = (await self._bootc.status()).status.staged
         last = Progress()
 
@@ -119,11 +139,21 @@ class BootcEngine:
             last = progress if progress.phase is Phase.FETCH else last
             report(progress)
 
-        await self._bootc.pull(doing, arguments, relay)
+        await self._bootc.pull(request.kind, arguments, relay)
         after = (await self._bootc.status()).status.staged
         changed = after is not None and after != before
+        update = _update(after)
+        warnings: tuple[str, ...] = ()
+        if changed and not request.from_downloaded:
+            done = last.model_copy(update={"phase": Phase.CLEANUP, "cancellable": False})
+            subject = Subject.of_update(request, update)
+            warnings = await self._hooks.tell(Point.POST_STAGE, subject, report, done)
         return Outcome(
-            state=JobState.DONE, changed=changed, update=_update(after), bytes_fetched=last.bytes_done
+            state=JobState.DONE,
+            changed=changed,
+            update=update,
+            warnings=warnings,
+            bytes_fetched=last.bytes_done,
         )
 
     async def _rollback(self, request: JobRequest, report: Report) -> Outcome:

@@ -17,6 +17,7 @@ from typing import Any
 
 from bootcd.engine.bound import BoundImages
 from bootcd.engine.cleanup import clean_up
+from bootcd.engine.hooks import Hooks, Point, Subject
 from bootcd.engine.lock import lock, locked
 from bootcd.engine.notes import release_notes
 from bootcd.engine.protocol import Report
@@ -78,6 +79,7 @@ class Pulls:
         self._root = Path(settings.sysroot)
         self._trust = Trust(settings, clock)
         self._bound = BoundImages(sysroot, settings)
+        self._hooks = Hooks.of(settings)
 
     def prepare_check(self, _: JobRequest) -> None:
         self._require_allowed(self._sysroot.tracked_image())
@@ -219,6 +221,8 @@ class Pulls:
     ) -> Outcome:
         image = _image(tracked, resolved, verdict)
         check_bootable(image)
+        subject = Subject.of_update(request, self._describe(tracked, image))
+        await self._hooks.require(Point.PRE_STAGE, subject, report, Progress(phase=Phase.RESOLVE))
         async with lock(self._sysroot):
             self._require_unchanged(request, tracked)
             repository = self._sysroot.repository
@@ -242,7 +246,14 @@ class Pulls:
             if request.kind is JobKind.SWITCH and not request.retain:
                 await asyncio.to_thread(self._sysroot.drop_followed_ref)
             await clean_up(self._sysroot, self._bound)
-        return Outcome(state=JobState.DONE, changed=True, update=update, bytes_fetched=result.bytes_fetched)
+        after = done.model_copy(update={"phase": Phase.CLEANUP, "cancellable": False})
+        return Outcome(
+            state=JobState.DONE,
+            changed=True,
+            update=update,
+            warnings=await self._hooks.tell(Point.POST_STAGE, subject, report, after),
+            bytes_fetched=result.bytes_fetched,
+        )
 
     def _require_unchanged(self, request: JobRequest, tracked: TrackedImage) -> None:
         """Refuse to replace what another program staged since the job looked."""

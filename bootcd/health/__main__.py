@@ -15,7 +15,9 @@ from pathlib import Path
 
 from bootcd import __version__
 from bootcd.config import CONFIG_DIRS, Config, Health, load_config
+from bootcd.engine.hooks import Hooks
 from bootcd.engine.reboot import reboot
+from bootcd.health.afterboot import run_post_boot
 from bootcd.health.boot import is_enabled, is_kept_by_greenboot, required_units, wait_for_end
 from bootcd.health.bootcount import BootCounter
 from bootcd.health.checks import find_checks, run_check
@@ -77,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _clear(store, options.digest)
             if options.verb == "arm":
                 return _arm(options.config_dir or CONFIG_DIRS)
-            return _check(store, options.config_dir or CONFIG_DIRS)
+            return _check(store, options.config_dir or CONFIG_DIRS, options.runtime_dir)
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             log.critical("the record of this boot cannot be kept%s: %s", where, error.strerror)
@@ -96,7 +98,7 @@ def _clear(store: HealthStore, digest: str) -> int:
     return GOOD
 
 
-def _check(store: HealthStore, config_dirs: Sequence[Path]) -> int:
+def _check(store: HealthStore, config_dirs: Sequence[Path], runtime: Path) -> int:
     config = _config(config_dirs)
     results, keeper = asyncio.run(_observe(config.health))
     verdict = judge(results)
@@ -112,6 +114,9 @@ def _check(store: HealthStore, config_dirs: Sequence[Path]) -> int:
     if not keeper and actor.take_over(booted, counter):
         counter.disarm(good=verdict.good)
     actor.act(verdict, booted, allowed=config.health.rollback, keeper=keeper)
+    if verdict.good:
+        deadline_secs = config.hooks.timeout.total_seconds()
+        run_post_boot(Hooks(Path("/"), deadline_secs=deadline_secs), store, runtime)
     return GOOD if verdict.good else BAD
 
 

@@ -16,7 +16,7 @@ import os
 import resource
 import select
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,11 +74,19 @@ def identify(pid: int) -> ProcessId | None:
         return None
 
 
-def spawn(argv: Sequence[str], *, stdout: int, stderr: int, stdin: int | None = None) -> ProcessId:
+def spawn(
+    argv: Sequence[str],
+    *,
+    stdout: int,
+    stderr: int,
+    stdin: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> ProcessId:
     """Start a command in a session of its own and return at once.
 
-    Standard input is the descriptor given or nothing. The caller awaits the process with `wait`,
-    which also reaps it. Blocks until the command is executed; OSError if it cannot be.
+    Standard input is the descriptor given or nothing, the environment what is given or ours. The caller
+    awaits the process with `wait`, which also reaps it. Blocks until the command is executed;
+    OSError if it cannot be.
     """
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
@@ -90,7 +98,9 @@ def spawn(argv: Sequence[str], *, stdout: int, stderr: int, stdin: int | None = 
     pid = os.posix_spawnp(
         argv[0],
         list(argv),
-        {name: value for name, value in os.environ.items() if name not in _MEANT_FOR_US},
+        {name: value for name, value in os.environ.items() if name not in _MEANT_FOR_US}
+        if environment is None
+        else dict(environment),
         file_actions=actions,
         setsid=True,
         setsigmask=(),
@@ -150,7 +160,12 @@ async def wait(process: ProcessId) -> int | None:
 
 
 async def run(
-    argv: Sequence[str], *, deadline_secs: float, limit: int, text: bytes | None = None
+    argv: Sequence[str],
+    *,
+    deadline_secs: float,
+    limit: int,
+    text: bytes | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Completed:
     """Run a command to its end and return what it printed, at most `limit` bytes of each stream.
 
@@ -161,7 +176,9 @@ async def run(
     stdout, stderr = _bounded_memory("stdout", limit), _bounded_memory("stderr", limit)
     stdin = None if text is None else _memory_of(text)
     try:
-        process = await asyncio.to_thread(spawn, argv, stdout=stdout, stderr=stderr, stdin=stdin)
+        process = await asyncio.to_thread(
+            spawn, argv, stdout=stdout, stderr=stderr, stdin=stdin, environment=environment
+        )
         waiting = asyncio.ensure_future(wait(process))
         try:
             async with asyncio.timeout(deadline_secs):

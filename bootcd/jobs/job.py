@@ -166,3 +166,5 @@ def log_end(record: JobRecord) -> None:
             error=error.name if error else "",
         ),
     )
+    for warning in outcome.warnings:
+        log.warning("job %d: %s", record.number, warning)

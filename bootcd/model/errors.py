@@ -192,6 +192,13 @@ class BackendFailed(BootcdError):
     name = "BackendFailed"
 
 
+class HookFailed(BootcdError):
+    """A hook of the host refused, or could not be asked; field: `hook`, its path."""
+
+    name = "HookFailed"
+    retryable = True
+
+
 class Unsupported(BootcdError):
     """Something this version, or what drives this host, cannot do."""
 

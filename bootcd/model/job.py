@@ -102,6 +102,9 @@ class WorkerSettings(_Document):
     "Below it is etc/containers of the host that runs the job, whose policy counts whatever the sysroot."
     accept_unnamed_signatures: bool = False
     "Take a signature that names no image for any image of that manifest."
+    hooks_root: str = "/"
+    "Below it are the hooks of the host that runs the job, whatever the sysroot."
+    hook_timeout_secs: float = Field(default=300.0, gt=0)
     memory_bytes: int = Field(default=64 << 20, ge=8 << 20)
     "Bound of all buffers between network and disk, whatever the size of image, layer or file."
 
@@ -273,6 +276,8 @@ class Outcome(_Document):
     "rollback, drop: digest of what was dropped, or its commit if it came from no image."
     reason: str = Field(default="", max_length=REASON_LIMIT)
     "rollback: why the host went back by itself, empty if somebody asked for it."
+    warnings: tuple[str, ...] = ()
+    "Sentences about what went wrong once the work was done, such as a hook that failed."
     bytes_fetched: int = 0
     reboot: bool = False
     "A reboot was asked of the host."

@@ -189,7 +189,7 @@ class _Worker:
         if choose_backend(settings.backend, Path(settings.sysroot)) == BOOTC:
             from bootcd.engine.bootc import BootcEngine
 
-            return BootcEngine()
+            return BootcEngine(settings=settings)
         from bootcd.engine.native import NativeEngine
 
         return NativeEngine(settings, SystemClock(), own_mounts=self._own_mounts)

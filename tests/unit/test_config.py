@@ -51,6 +51,9 @@ rollback = false
 units = ["sshd.service"]
 time-limit = "3min"
 check-timeout = 20
+
+[hooks]
+timeout = 30
 [host]
 sysroot = "/mnt"
 backend = "bootc"
@@ -96,6 +99,7 @@ def test_config_of_every_key_reaches_rules_and_worker_settings() -> None:
         max_bandwidth_bytes=512 << 10,
         stall_timeout_secs=5.0,
         retries=0,
+        hook_timeout_secs=30.0,
         memory_bytes=128 << 20,
         accept_unnamed_signatures=True,
     )
