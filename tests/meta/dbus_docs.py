@@ -37,6 +37,10 @@ service are named `org.bootcd1.Error.` and the name given below; wrong arguments
 get `org.freedesktop.DBus.Error.InvalidArgs` and `AccessDenied`. One caller can have 32 calls
 served at a time, one user 128; more fail with `org.freedesktop.DBus.Error.LimitsExceeded`.
 
+Methods that answer with a file descriptor (`h`) answer only callers that take them: from a client whose
+D-Bus library has not agreed on that with the bus, the bus withholds the answer. The usual libraries agree by
+themselves.
+
 `/org/freedesktop/LogControl1` has systemd's interface for the log of a service: everybody may read its
 properties, root may set `LogLevel` until the service ends, which is what
 `systemctl service-log-level bootcd.service debug` does.

@@ -62,6 +62,8 @@ async def test_sandboxed_daemon_looks_at_the_host_and_serves_everybody(
         host = json.loads(over_the_bus)
         assert host["status"]["booted"]["ostree"]["checksum"], log.read_text()
         assert json.loads(await ctl(machine, "history", "--json")) == {"entries": []}
+        listing = (sys.executable, "-m", "bootcctl", "inhibit", "--list")
+        assert "blocks download:stage:reboot" in await ctl(machine, "inhibit", *listing, user=0)
         await ctl(machine, "reload", user=0)
         assert await ctl(machine, "status", "--json") == over_the_bus
         assert "Booted " in await ctl(machine, "status", "--format=human")

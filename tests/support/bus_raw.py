@@ -38,6 +38,9 @@ class RawClient:
         client = cls(*await asyncio.open_unix_connection(sock=connected, limit=1 << 20))
         client._writer.write(b"\0AUTH EXTERNAL " + str(uid).encode().hex().encode() + b"\r\n")
         assert (await client._reader.readline()).startswith(b"OK")
+        # Else the bus keeps answers with descriptors from it; recv(2) drops those that come.
+        client._writer.write(b"NEGOTIATE_UNIX_FD\r\n")
+        assert (await client._reader.readline()).startswith(b"AGREE_UNIX_FD")
         client._writer.write(b"BEGIN\r\n" + bytes(_HELLO._marshall(False)))
         client._listener = asyncio.create_task(client._listen())
         await client.expect(1)

@@ -258,7 +258,7 @@ async def test_every_change_asks_for_its_right(
         "Upgrade": ({"tag": "2", "apply": True}, ["upgrade-unverified", "switch", "apply"]),
         "Switch": ({"image": "/x", "transport": "oci"}, ["switch"]),
         "Rollback": ({"apply": False}, ["rollback"]),
-        "Apply": ({}, ["apply"]),
+        "Apply": ({"ignoreInhibitors": True}, ["apply", "ignore-inhibitors"]),
         "SetKernelArguments": ({"append": ["quiet"]}, ["kernel-arguments"]),
         "Pin": ({"deployment": "booted"}, ["pin"]),
         "Unpin": ({"deployment": "booted"}, ["pin"]),
