@@ -16,7 +16,7 @@ from bootcd.policy.window import next_opening, parse_window
         pytest.param("Mon..Fri 22:00", "Europe/Berlin", "2026-01-15 12:00:00", id="range"),
         pytest.param("Mon..Fri 22:00", "Europe/Berlin", "2026-01-16 22:00:00", id="over the week end"),
         pytest.param(
-            "Sat,Sun 02:00", "America/New_York", "2026-03-08 01:00:00", id="day of the spring change"
+            "Sat,Sun 03:30", "America/New_York", "2026-03-08 01:00:00", id="day of the spring change"
         ),
         pytest.param("Sun 23:30", "Australia/Lord_Howe", "2026-04-04 00:00:00", id="change of half an hour"),
         pytest.param("Mon 03:30", "Europe/Berlin", "2026-10-24 00:00:00", id="after the autumn change"),

@@ -1,7 +1,7 @@
 import os
 import re
 import tomllib
-from datetime import timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -29,6 +29,8 @@ EVERY_KEY = """
 mode = "stage"
 interval = "1h 30min"
 jitter = 90
+windows = [{ start = "Sun 02:00", length = "1h" }]
+time-zone = "UTC"
 [registry]
 insecure = ["LOCALHOST:5000", "[::1]:5000"]
 ca-file = "/etc/pki/ca.pem"
@@ -86,7 +88,8 @@ def test_config_of_nothing_checks_but_does_not_stage() -> None:
 
 def test_config_of_every_key_reaches_rules_and_worker_settings() -> None:
     config = config_of(EVERY_KEY)
-    assert config.rules == Rules(Mode.STAGE, timedelta(minutes=90), timedelta(seconds=90))
+    window = parse_window("Sun 02:00", timedelta(hours=1))
+    assert config.rules == Rules(Mode.STAGE, timedelta(minutes=90), timedelta(seconds=90), (window,), UTC)
     assert config.worker.runner is RunnerKind.SUBPROCESS
     assert config.worker_settings == WorkerSettings(
         sysroot="/mnt",
@@ -202,7 +205,7 @@ def test_load_config_warns_of_files_it_does_not_read(tmp_path: Path) -> None:
         pytest.param(
             "[updates]\n# mode = 1\n\nmode = 'on'\n",
             4,
-            "updates.mode: must be 'off', 'check' or 'stage'",
+            "updates.mode: must be 'off', 'check', 'stage' or 'apply'",
             id="enum",
         ),
         pytest.param("updates.mode = 3\n", 1, "updates.mode: must be 'off',", id="dotted key"),
@@ -385,11 +388,11 @@ def test_windows_and_their_time_zone_become_rules() -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ('time-zone = "Europe/Atlantis"', "'Europe/Atlantis' is no time zone of this host"),
+        ('time-zone = "Europe/Atlantis"', '"Europe/Atlantis" is no time zone of this host'),
         ('time-zone = "../../etc/passwd"', "is no time zone of this host"),
-        ('time-zone = "Europe"', "'Europe' is no time zone of this host"),
-        ('windows = [{ start = "Foo 22:00", length = "2h" }]', "'Foo' is no day of the week"),
-        ('windows = [{ start = "Mon", length = "2h" }]', "'Mon' is no start of a window"),
+        ('time-zone = "Europe"', '"Europe" is no time zone of this host'),
+        ('windows = [{ start = "Foo 22:00", length = "2h" }]', '"Foo" is no day of the week'),
+        ('windows = [{ start = "Mon", length = "2h" }]', '"Mon" is no start of a window'),
         ('windows = [{ start = "Mon 22:00", length = "8d" }]', "at most 604800 seconds"),
         ('windows = [{ start = "Mon 22:00", length = "0s" }]', "at least 60"),
         ('windows = [{ start = "Mon 22:00" }]', "required"),

@@ -505,13 +505,13 @@ def apply_plan(rules: Rules = APPLY, *, now: datetime, host: Host = STAGED, **ch
 
 
 @pytest.mark.parametrize(
-    ("minutes", "action"),
-    [(-1, Action.NOTHING), (0, Action.APPLY), (119, Action.APPLY), (120, Action.NOTHING)],
+    ("minutes", "is_open"),
+    [(-1, False), (0, True), (119, True), (120, False)],
 )
-def test_plan_with_a_staged_update_applies_it_within_a_window_only(minutes: int, action: Action) -> None:
+def test_plan_with_a_staged_update_applies_it_within_a_window_only(minutes: int, is_open: bool) -> None:
     now = OPENS + minutes * MINUTE
     planned = apply_plan(now=now)
-    assert (planned.action if planned.is_due(now) else Action.NOTHING) is action
+    assert (planned.action is Action.APPLY and planned.is_due(now)) is is_open
 
 
 def test_plan_outside_of_the_windows_names_the_next_opening() -> None:
