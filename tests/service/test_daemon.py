@@ -15,6 +15,7 @@ from dbus_fast import MessageType, Variant
 
 from bootcd.host import process
 from tests.support.bus import PrivateBus
+from tests.support.bus_peers import connected
 from tests.support.daemon import Daemon, errors_of, resident_kib, running
 from tests.support.jobs import eventually
 
@@ -167,6 +168,28 @@ async def test_refused_job_is_an_error_of_the_call(daemon: Daemon) -> None:
         reply = await daemon.call("GetHistory", "a{sv}", {"limit": Variant("u", 5)})
         assert reply.body == [[]]
         assert list((daemon.root / "state/jobs").iterdir()) == []
+
+
+async def test_inhibitor_outlives_a_daemon_that_was_killed_and_not_its_holder(daemon: Daemon) -> None:
+    async def holders() -> list[str]:
+        return [entry[1] for entry in (await daemon.call("ListInhibitors")).body[0]]
+
+    async def alone() -> None:
+        while await holders():
+            pass
+
+    async with running(daemon) as first:
+        async with connected(daemon.bus.address) as peer:
+            body = ["stage", "backup", "copying /etc", "block", {}]
+            reply = await peer.reply("/org/bootcd1", "org.bootcd1.Manager", "Inhibit", "ssssa{sv}", body)
+        assert await holders() == ["backup"]
+        first.kill()
+        await first.wait()
+    async with running(daemon):
+        assert await holders() == ["backup"]
+        os.close(reply.unix_fds[0])
+        async with asyncio.timeout(20):
+            await alone()
 
 
 async def test_daemon_at_rest_is_small(daemon: Daemon) -> None:
