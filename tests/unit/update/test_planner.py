@@ -551,6 +551,14 @@ def test_plan_within_a_window_does_not_apply(rules: Rules, host: Host, changes: 
     assert apply_plan(rules, now=OPENS + MINUTE, host=host, **changes).action is Action.CHECK
 
 
+def test_plan_within_a_window_does_not_apply_while_a_reboot_is_inhibited() -> None:
+    held = inhibited(What.REBOOT).inhibitors
+    planned = apply_plan(now=OPENS + MINUTE, inhibitors=held)
+    assert planned.action is Action.CHECK
+    assert planned.reason.endswith("is not applied: backup inhibits reboot: copying /etc")
+    assert apply_plan(now=OPENS + MINUTE, inhibitors=inhibited(What.CHECK).inhibitors).action is Action.APPLY
+
+
 def test_plan_after_a_reboot_that_did_not_come_applies_later_in_the_window() -> None:
     now = OPENS + MINUTE
     attempts = replace(CHECKED_AT_OPENING, applied=AppliedVersion(NEW, OPENS, 1))
