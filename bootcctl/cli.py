@@ -207,6 +207,7 @@ def build_parser() -> argparse.ArgumentParser:
         "-v", "--verbose", action="store_true", help="show the journal of each bad boot, to root"
     )
 
+    add("why", "show what the service will do by itself next, and what holds it up")
     add("notes", "show the release notes of the update that is available or staged")
     diff = add("diff", "show what differs between two deployments: packages, files, kernel arguments")
     deployment = "staged, booted, rollback, or the beginning of a commit"

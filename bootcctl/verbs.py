@@ -31,6 +31,7 @@ from bootcctl.report import render_history, render_jobs, render_kargs
 from bootcctl.runfiles import parse_document
 from bootcctl.status import format_of, print_host, print_no_host, print_status
 from bootcctl.terminal import Terminal
+from bootcctl.why import show_reasons
 
 _METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
     "check": ("Check", ()),
@@ -273,6 +274,11 @@ async def _reload(client: Client, _options: Namespace, terminal: Terminal) -> in
     return exitcodes.DONE
 
 
+async def _why(client: Client, _options: Namespace, terminal: Terminal) -> int:
+    await show_reasons(client, terminal)
+    return exitcodes.DONE
+
+
 _VERBS: dict[str, Callable[[Client, Namespace, Terminal], Awaitable[int]]] = {
     "status": _status,
     **dict.fromkeys(_METHODS, _job),
@@ -281,6 +287,7 @@ _VERBS: dict[str, Callable[[Client, Namespace, Terminal], Awaitable[int]]] = {
     "jobs": _jobs,
     "history": _history,
     "monitor": _monitor,
+    "why": _why,
     "notes": _notes,
     "diff": _diff,
     "config-diff": _config_diff,

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dbus_fast import Message, Variant
 from dbus_fast.aio import MessageBus
 
 from bootcctl.yamltext import render_yaml
+from bootcd.agent.snapshot import NextAction
 from bootcd.model.errors import (
     AccessDenied,
     BootcdError,
@@ -30,6 +32,7 @@ from bootcd.model.errors import (
 from bootcd.model.host import Host
 from bootcd.model.job import JobKind, JobState, Requester
 from bootcd.model.report import DeploymentDetails
+from bootcd.update.gates import Gate
 from tests.support.bootcctl import Command, start_bootcctl
 from tests.support.scripted_service import (
     ScriptedService,
@@ -166,6 +169,28 @@ async def test_check_with_an_update_exits_0_and_names_it(address: str, service: 
     assert command.out == (
         "Update available: registry.example/os:1 2.0 sha256:bbbbbbbbbbbb, 12.3 MB to download\n"
     )
+
+
+async def test_why_shows_the_plan_and_every_gate_with_its_end(address: str, service: ScriptedService) -> None:
+    opens = datetime(2026, 1, 15, 21, tzinfo=UTC)
+    service.publish(
+        mode="apply",
+        next_action=NextAction("check", "regular \x1b[31mcheck", opens),
+        gates=(Gate("window", "the next one opens later", opens), Gate("attempts", "it was given up")),
+    )
+    command = await run(address, "why", TZ="UTC")
+    assert command.out.splitlines() == [
+        "Mode apply",
+        "Next look for an update at Thu 2026-01-15 21:00: regular \ufffd[31mcheck",
+        "Held up by window: the next one opens later (until Thu 2026-01-15 21:00)",
+        "Held up by attempts: it was given up",
+    ]
+    document = json.loads((await run(address, "why", "--json")).out)
+    usec = int(opens.timestamp()) * 1_000_000
+    assert [(gate["gate"], gate["until"]) for gate in document["blocked-by"]] == [
+        ("window", usec),
+        ("attempts", 0),
+    ]
 
 
 async def test_check_says_that_there_are_notes_and_notes_shows_them(
