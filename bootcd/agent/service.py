@@ -48,7 +48,7 @@ from bootcd.update import machine
 from bootcd.update.gates import Gate
 from bootcd.update.inhibit import Wish, require_uninhibited
 from bootcd.update.machine import Event, IllegalTransition, Situation, advance, digest_of, observe
-from bootcd.update.planner import Action, Facts, Plan, Rules, plan
+from bootcd.update.planner import Action, Facts, Plan, Rules, name_of, plan
 
 log = logging.getLogger(__name__)
 
@@ -374,10 +374,10 @@ class Service:
         self._refresh()
 
     def _digest_of(self, kind: JobKind) -> str:
-        """Return the digest a job of this kind is about, empty if none is known."""
+        """Return what a job of this kind is about as attempts name it, empty if it is not known."""
         if kind is JobKind.APPLY:
             staged = self._snapshot.host.status.staged
-            return digest_of(staged) if staged else ""
+            return name_of(staged) if staged else ""
         return self._situation.available.digest if self._situation.available else ""
 
     def _attempted(self, record: JobRecord, digest: str) -> None:

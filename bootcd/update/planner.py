@@ -14,7 +14,7 @@ from pydantic import AwareDatetime, NonNegativeInt
 
 from bootcd.model.errors import error_from_info
 from bootcd.model.health import HealthRecord
-from bootcd.model.host import Host
+from bootcd.model.host import BootEntry, Host
 from bootcd.model.job import ImageUpdate, JobKind, JobRecord, JobState
 from bootcd.policy.schedule import due_after, next_check, retry_delay
 from bootcd.policy.window import Window, next_opening
@@ -73,10 +73,11 @@ class StageFailures:
 
 
 @dataclass(frozen=True, slots=True)
-class AppliedVersion:
-    """What became of rebooting into one digest; one that is booted counts no more."""
+class AppliedDeployment:
+    """What became of rebooting into one deployment; one that is booted counts no more."""
 
-    digest: str
+    name: str
+    "By `name_of`: of a version that is staged with other kernel arguments there are several."
     last: AwareDatetime
     count: NonNegativeInt = 0
 
@@ -92,8 +93,8 @@ class Attempts:
     stage_cancelled: AwareDatetime | None = None
     stage_failures: tuple[StageFailures, ...] = ()
     "Newest last, one per digest, at most `DIGESTS_REMEMBERED`."
-    applied: AppliedVersion | None = None
-    "The version the host was last asked to reboot into."
+    applied: AppliedDeployment | None = None
+    "What the host was last asked to reboot into."
 
     def failures_of(self, digest: str) -> StageFailures | None:
         return next((entry for entry in self.stage_failures if entry.digest == digest), None)
@@ -101,8 +102,8 @@ class Attempts:
     def after(self, record: JobRecord, *, digest: str) -> Attempts:
         """Return what is remembered once the job of `record` has ended.
 
-        `digest` is of the update that was available when the job started, for `apply` of what was staged;
-        empty if none was known.
+        `digest` is of the update that was available when the job started, empty if none
+        was known; for `apply` it is the name of what was staged.
         """
         if record.request.from_downloaded:
             return self  # the registry was not asked
@@ -113,9 +114,9 @@ class Attempts:
             case JobKind.UPGRADE:
                 return self._after_upgrade(record, digest, ended)
             case JobKind.APPLY if digest and record.state in _TRIED:
-                known = self.applied if self.applied and self.applied.digest == digest else None
+                known = self.applied if self.applied and self.applied.name == digest else None
                 count = known.count + 1 if known else 1
-                return replace(self, applied=AppliedVersion(digest, ended, count))
+                return replace(self, applied=AppliedDeployment(digest, ended, count))
             case JobKind.SWITCH if record.state is JobState.DONE:
                 return Attempts(last_check=ended)
             case _:
@@ -281,6 +282,11 @@ def _plan_stage(update: ImageUpdate, facts: Facts, rules: Rules) -> Plan:
     return Plan(Action.STAGE, reason, at)
 
 
+def name_of(entry: BootEntry) -> str:
+    """Return what attempts to apply a deployment are counted by."""
+    return entry.id or digest_of(entry)
+
+
 def _plan_apply(facts: Facts, rules: Rules) -> tuple[Plan | None, tuple[Gate, ...]]:
     """Return when what is staged is to be applied, None if not until something happens, and the gates."""
     staged = facts.host.status.staged
@@ -292,9 +298,9 @@ def _plan_apply(facts: Facts, rules: Rules) -> tuple[Plan | None, tuple[Gate, ..
         return None, (Gate("health", "this version booted badly here"),)
     at = facts.now
     tried = facts.attempts.applied
-    if tried and tried.digest == digest_of(staged):
+    if tried and tried.name == name_of(staged):
         if tried.count >= GIVE_UP_AFTER:
-            reason = f"the host did not start this version though it was asked to reboot {tried.count} times"
+            reason = f"the host was asked to reboot {tried.count} times, and did not start it"
             return None, (Gate("attempts", reason),)
         at = max(at, due_after(tried.last, retry_delay(rules.interval, tried.count), facts.now))
     if not rules.windows:

@@ -16,6 +16,7 @@ from bootcd.model.host import (
     HostState,
     ImageReferenceStatus,
     ImageStatus,
+    OstreeStatus,
 )
 from bootcd.model.job import (
     ImageUpdate,
@@ -43,7 +44,7 @@ from bootcd.update.planner import (
     DIGESTS_REMEMBERED,
     GIVE_UP_AFTER,
     Action,
-    AppliedVersion,
+    AppliedDeployment,
     Attempts,
     Facts,
     Mode,
@@ -543,7 +544,10 @@ def test_plan_without_windows_applies_at_any_time() -> None:
         pytest.param(APPLY, HOST, {}, id="nothing staged"),
         pytest.param(APPLY, STAGED, {"health": FAILED}, id="booted badly"),
         pytest.param(
-            APPLY, STAGED, {"attempts": Attempts(OPENS, applied=AppliedVersion(NEW, NOW, 3))}, id="given up"
+            APPLY,
+            STAGED,
+            {"attempts": Attempts(OPENS, applied=AppliedDeployment(NEW, NOW, 3))},
+            id="given up",
         ),
     ],
 )
@@ -561,11 +565,23 @@ def test_plan_within_a_window_does_not_apply_while_a_reboot_is_inhibited() -> No
 
 def test_plan_after_a_reboot_that_did_not_come_applies_later_in_the_window() -> None:
     now = OPENS + MINUTE
-    attempts = replace(CHECKED_AT_OPENING, applied=AppliedVersion(NEW, OPENS, 1))
+    attempts = replace(CHECKED_AT_OPENING, applied=AppliedDeployment(NEW, OPENS, 1))
     planned = apply_plan(now=now, attempts=attempts)
     assert (planned.action, planned.not_before) == (Action.APPLY, OPENS + 5 * MINUTE)
-    other = replace(attempts, applied=AppliedVersion(NEWER, OPENS, 3))
+    other = replace(attempts, applied=AppliedDeployment(NEWER, OPENS, 3))
     assert apply_plan(now=now, attempts=other).is_due(now)
+
+
+def test_plan_with_other_kernel_arguments_staged_counts_them_for_themselves() -> None:
+    def deployed(serial: int) -> BootEntry:
+        ostree = OstreeStatus(stateroot="default", checksum="c" * 64, deploy_serial=serial)
+        return entry(NEW).model_copy(update={"ostree": ostree})
+
+    attempts = replace(CHECKED_AT_OPENING, applied=AppliedDeployment(deployed(1).id, NOW, 3))
+    again = apply_plan(now=OPENS, attempts=attempts, host=host_with(staged=deployed(1)))
+    assert again.action is Action.CHECK
+    assert "asked to reboot 3 times" in again.reason
+    assert apply_plan(now=OPENS, attempts=attempts, host=host_with(staged=deployed(2))).is_due(OPENS)
 
 
 def test_plan_with_an_inhibited_reboot_does_not_apply() -> None:
@@ -592,9 +608,9 @@ def test_attempts_to_apply_count_by_version_and_survive_an_upgrade(state: JobSta
         return attempts.after(record, digest=digest)
 
     twice = after(after(Attempts(), JobKind.APPLY, state, NEW), JobKind.APPLY, state, NEW)
-    assert twice.applied == AppliedVersion(NEW, NOW, 2)
+    assert twice.applied == AppliedDeployment(NEW, NOW, 2)
     assert after(twice, JobKind.UPGRADE, JobState.DONE, NEW).applied == twice.applied
-    assert after(twice, JobKind.APPLY, state, NEWER).applied == AppliedVersion(NEWER, NOW, 1)
+    assert after(twice, JobKind.APPLY, state, NEWER).applied == AppliedDeployment(NEWER, NOW, 1)
 
 
 @given(minutes=st.integers(0, 60 * 24 * 400), zone=st.sampled_from(["Europe/Berlin", "Australia/Lord_Howe"]))
