@@ -58,7 +58,7 @@ install:         ## put every file where a distribution expects it (DESTDIR=, PR
 	    '$(PYTHON_SYSTEM)' "$${script#*:}" >$(DESTDIR)$(BINDIR)/$${script%:*}; \
 	  chmod 755 $(DESTDIR)$(BINDIR)/$${script%:*}; done
 	@install -d $(DESTDIR)$(UNITDIR)
-	@for unit in bootcd bootcd-health bootcd-boot-counter; do sed 's|/usr/bin/bootcd|$(BINDIR)/bootcd|' systemd/$$unit.service \
+	@for unit in bootcd bootcd-health bootcd-boot-counter bootcd-fleet-lock; do sed 's|/usr/bin/bootcd|$(BINDIR)/bootcd|' systemd/$$unit.service \
 	  >$(DESTDIR)$(UNITDIR)/$$unit.service; done
 	@install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system-preset systemd/90-bootcd.preset
 	@install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/tmpfiles.d systemd/bootcd.conf

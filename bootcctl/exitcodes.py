@@ -52,6 +52,8 @@ CODES = {
     "BackendFailed": FAILED,
     "InvalidConfig": FAILED,
     "HookFailed": FAILED,
+    "FleetLockRefused": BUSY,
+    "FleetLockUnavailable": FAILED,
     "InvalidArguments": USAGE,
     "InvalidImage": USAGE,
     "Busy": BUSY,

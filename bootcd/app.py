@@ -223,8 +223,12 @@ def _load(options: Options) -> Config:
 
 
 def _settings(config: Config, options: Options) -> Settings:
-    pauses = str(options.state.absolute() / "pauses.json")
-    worker = config.worker_settings.model_copy(update={"pauses_file": pauses})
+    state = options.state.absolute()
+    files = {
+        "pauses_file": str(state / "pauses.json"),
+        "fleet_lock_file": str(state / "fleet-lock.json"),
+    }
+    worker = config.worker_settings.model_copy(update=files)
     return Settings(rules=config.rules, worker=worker)
 
 

@@ -43,6 +43,7 @@ _SIZE = re.compile(r"([0-9]{1,15})([KMGT]?)", re.ASCII)
 _UNIT = re.compile(
     r"[A-Za-z0-9:_.\\@-]{1,200}\.(?:service|socket|target|mount|timer|path|swap|automount)", re.ASCII
 )
+_WEB_ADDRESS = re.compile(r"https?://[A-Za-z0-9.\-:\[\]]{1,260}(?:/[A-Za-z0-9._~/%-]{0,500})?", re.ASCII)
 _REGISTRY = re.compile(r"(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
 
 
@@ -104,6 +105,12 @@ def _unit(value: str) -> str:
 def _absolute(value: str) -> str:
     if not value.startswith("/"):
         raise ValueError(f"{quoted(value)} is no absolute path")
+    return value
+
+
+def _web_address_or_empty(value: str) -> str:
+    if value and not _WEB_ADDRESS.fullmatch(value):
+        raise ValueError(f"{quoted(value)} is no address such as https://lock.example/base, without a login")
     return value
 
 
@@ -223,6 +230,11 @@ class Hooks(_Section):
     timeout: Annotated[timedelta, _span(timedelta(seconds=1), timedelta(hours=1))] = timedelta(minutes=5)
 
 
+class FleetLock(_Section):
+    url: Annotated[str, AfterValidator(_web_address_or_empty)] = ""
+    group: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,200}$")] = "default"
+
+
 class HostOptions(_Section):
     sysroot: _AbsolutePath = "/"
     backend: Literal["auto", "ostree", "bootc"] = "auto"
@@ -238,6 +250,7 @@ class Config(_Section):
     metrics: Metrics = Metrics()
     health: Health = Health()
     hooks: Hooks = Hooks()
+    fleet_lock: FleetLock = FleetLock()
     host: HostOptions = HostOptions()
 
     @property
@@ -266,6 +279,8 @@ class Config(_Section):
             stall_timeout_secs=self.registry.stall_timeout.total_seconds(),
             retries=self.registry.retries,
             memory_bytes=self.worker.memory,
+            fleet_lock_url=self.fleet_lock.url,
+            fleet_lock_group=self.fleet_lock.group,
             hook_timeout_secs=self.hooks.timeout.total_seconds(),
             accept_unnamed_signatures=self.trust.accept_unnamed_signatures,
         )

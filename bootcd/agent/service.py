@@ -266,7 +266,7 @@ class Service:
         """
         kind = _KINDS[action]
         try:
-            return await self.begin(kind, _AGENT)
+            return await self.begin(kind, _AGENT, JobOptions(fleet_lock=action is Action.APPLY))
         except Busy:
             raise
         except BootcdError as error:

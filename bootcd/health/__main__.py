@@ -61,6 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
     text = "let versions that failed be taken again"
     clear = verbs.add_parser("clear", help=text, description=text, allow_abbrev=False)
     clear.add_argument("digest", metavar="DIGEST", nargs="?", default="", help="only this one")
+    text = "give back the fleet lock that was taken for the reboot before this boot"
+    verbs.add_parser("unlock", help=text, description=text, allow_abbrev=False)
     text = "have the boot loader count boots of what is staged, where it can"
     verbs.add_parser("arm", help=text, description=text, allow_abbrev=False)
     return parser
@@ -79,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _clear(store, options.digest)
             if options.verb == "arm":
                 return _arm(options.config_dir or CONFIG_DIRS)
+            if options.verb == "unlock":
+                return _unlock(options.state_dir)
             return _check(store, options.config_dir or CONFIG_DIRS, options.runtime_dir)
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
@@ -118,6 +122,19 @@ def _check(store: HealthStore, config_dirs: Sequence[Path], runtime: Path) -> in
         deadline_secs = config.hooks.timeout.total_seconds()
         run_post_boot(Hooks(Path("/"), deadline_secs=deadline_secs), store, runtime)
     return GOOD if verdict.good else BAD
+
+
+def _unlock(state: Path) -> int:
+    """Give back the slot of the fleet lock; 1 if that has to be tried again."""
+    # With it comes an HTTP client, which nothing else here needs.
+    from bootcd.engine.fleet import NAME, release_held
+
+    try:
+        asyncio.run(release_held(state / NAME))
+    except BootcdError as error:
+        log.warning("the fleet lock is not given back: %s", error.message)
+        return BAD
+    return GOOD
 
 
 def _arm(config_dirs: Sequence[Path]) -> int:

@@ -199,6 +199,20 @@ class HookFailed(BootcdError):
     retryable = True
 
 
+class FleetLockRefused(BootcdError):
+    """The fleet does not let this host reboot now; fields: `url`, `kind` of the refusal."""
+
+    name = "FleetLockRefused"
+    retryable = True
+
+
+class FleetLockUnavailable(BootcdError):
+    """Nobody says whether this host may reboot now; field: `url`."""
+
+    name = "FleetLockUnavailable"
+    retryable = True
+
+
 class Unsupported(BootcdError):
     """Something this version, or what drives this host, cannot do."""
 

@@ -105,6 +105,11 @@ class WorkerSettings(_Document):
     hooks_root: str = "/"
     "Below it are the hooks of the host that runs the job, whatever the sysroot."
     hook_timeout_secs: float = Field(default=300.0, gt=0)
+    fleet_lock_url: str = ""
+    "Of the FleetLock server a job with `fleet_lock` asks; empty for none."
+    fleet_lock_group: str = "default"
+    fleet_lock_file: str = ""
+    "Where a slot is remembered until it is given back."
     memory_bytes: int = Field(default=64 << 20, ge=8 << 20)
     "Bound of all buffers between network and disk, whatever the size of image, layer or file."
 
@@ -142,6 +147,8 @@ class JobOptions(_Document):
     "upgrade, switch: take the image of this digest, or none."
     expect_generation: Annotated[int, Field(ge=0)] | None = None
     "Start only if this is the generation of what is deployed; the service looks at it, a worker does not."
+    fleet_lock: bool = False
+    "apply: only by leave of the fleet, where one is configured; of the service's own work."
     ignore_inhibitors: bool = False
     "Do it even if somebody blocks it; the service looks at it, a worker does not."
     delete: tuple[str, ...] = ()
@@ -193,6 +200,7 @@ class JobRequest(JobOptions):
             "verified_only": other.verified_only,
             "expect_generation": other.expect_generation,
             "ignore_inhibitors": other.ignore_inhibitors,
+            "fleet_lock": other.fleet_lock,
         }
         return self.model_copy(update=alike) == other
 

@@ -80,6 +80,9 @@ class AppliedDeployment:
     "By `name_of`: of a version that is staged with other kernel arguments there are several."
     last: AwareDatetime
     count: NonNegativeInt = 0
+    "Reboots that were asked for in vain."
+    refusal: str = ""
+    "Why the last one was not asked for: of a hook, of the fleet lock."
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +118,9 @@ class Attempts:
                 return self._after_upgrade(record, digest, ended)
             case JobKind.APPLY if digest and record.state in _TRIED:
                 known = self.applied if self.applied and self.applied.name == digest else None
-                count = known.count + 1 if known else 1
-                return replace(self, applied=AppliedDeployment(digest, ended, count))
+                count, refusal = known.count if known else 0, _refusal(record)
+                applied = AppliedDeployment(digest, ended, count if refusal else count + 1, refusal)
+                return replace(self, applied=applied)
             case JobKind.SWITCH if record.state is JobState.DONE:
                 return Attempts(last_check=ended)
             case _:
@@ -302,7 +306,10 @@ def _plan_apply(facts: Facts, rules: Rules) -> tuple[Plan | None, tuple[Gate, ..
         if tried.count >= GIVE_UP_AFTER:
             reason = f"the host was asked to reboot {tried.count} times, and did not start it"
             return None, (Gate("attempts", reason),)
-        at = max(at, due_after(tried.last, retry_delay(rules.interval, tried.count), facts.now))
+        at = max(at, due_after(tried.last, retry_delay(rules.interval, max(1, tried.count)), facts.now))
+        if tried.refusal and at > facts.now and not rules.windows:
+            gate = Gate("refusal", tried.refusal, at)
+            return Plan(Action.APPLY, f"an update is staged; {tried.refusal}", at, (gate,)), (gate,)
     if not rules.windows:
         return Plan(Action.APPLY, "an update is staged", at), ()
     opening = next_opening(rules.windows, rules.zone, at)
@@ -311,11 +318,22 @@ def _plan_apply(facts: Facts, rules: Rules) -> tuple[Plan | None, tuple[Gate, ..
     if opening.contains(facts.now) and at <= facts.now:
         return Plan(Action.APPLY, "an update is staged, and a maintenance window is open", at), ()
     if opening.opens <= facts.now:
+        if tried and tried.refusal:
+            gate = Gate("refusal", tried.refusal, at)
+            return Plan(Action.APPLY, f"an update is staged; {tried.refusal}", at, (gate,)), (gate,)
         return Plan(Action.APPLY, "an update is staged, and the host did not reboot into it before", at), ()
     at = max(at, opening.opens)
     local = at.astimezone(rules.zone)
     gate = Gate("window", f"the next maintenance window opens {local:%a %Y-%m-%d %H:%M %Z}", at)
     return Plan(Action.APPLY, f"an update is staged; {gate.reason}", at, (gate,)), (gate,)
+
+
+def _refusal(record: JobRecord) -> str:
+    """Return why a job ended before the reboot though trying again may help; empty if it did not so."""
+    error = record.outcome.error if record.outcome else None
+    if record.state is not JobState.FAILED or error is None or not error_from_info(error).retryable:
+        return ""
+    return error.message
 
 
 def _first(check_at: datetime, apply: Plan | None) -> datetime:

@@ -181,6 +181,10 @@ class _Worker:
 
         engine = await asyncio.to_thread(open_and_prepare)
         self._channel.send(WorkerMessage(uuid=self._request.uuid, ready=True))
+        if self._request.fleet_lock and self._request.settings.fleet_lock_url:
+            from bootcd.engine.fleet import run_with_lock
+
+            return await run_with_lock(engine, self._request, self._report)
         return await engine.run(self._request, self._report)
 
     def _engine(self) -> Engine:

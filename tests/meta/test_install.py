@@ -18,6 +18,7 @@ EXPECTED = {
     "usr/bin/bootcd-worker": 0o755,
     "usr/lib/bootcd/config.d/10-defaults.toml": 0o644,
     "usr/lib/systemd/system/bootcd-boot-counter.service": 0o644,
+    "usr/lib/systemd/system/bootcd-fleet-lock.service": 0o644,
     "usr/lib/systemd/system/bootcd-health.service": 0o644,
     "usr/lib/systemd/system/bootcd.service": 0o644,
     "usr/lib/systemd/system-preset/90-bootcd.preset": 0o644,

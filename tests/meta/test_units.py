@@ -27,7 +27,7 @@ def settings(section: str) -> dict[str, str]:
     return dict(parser[section])
 
 
-@pytest.mark.parametrize("name", ["bootcd", "bootcd-health", "bootcd-boot-counter"])
+@pytest.mark.parametrize("name", ["bootcd", "bootcd-health", "bootcd-boot-counter", "bootcd-fleet-lock"])
 def test_service_is_accepted_without_a_word(tmp_path: Path, name: str) -> None:
     # The programs and manual pages are where they will be installed, and here they are not yet.
     unit = tmp_path / f"{name}.service"

@@ -54,6 +54,10 @@ units = ["sshd.service"]
 time-limit = "3min"
 check-timeout = 20
 
+[fleet-lock]
+url = "https://lock.example/base"
+group = "workers"
+
 [hooks]
 timeout = 30
 [host]
@@ -102,6 +106,8 @@ def test_config_of_every_key_reaches_rules_and_worker_settings() -> None:
         max_bandwidth_bytes=512 << 10,
         stall_timeout_secs=5.0,
         retries=0,
+        fleet_lock_url="https://lock.example/base",
+        fleet_lock_group="workers",
         hook_timeout_secs=30.0,
         memory_bytes=128 << 20,
         accept_unnamed_signatures=True,
@@ -412,7 +418,7 @@ def test_windows_that_make_no_sense_are_refused_with_file_line_and_reason(line: 
 
 def all_keys() -> set[tuple[str, str]]:
     return {
-        (section, option.alias or key)
+        (table.alias or section, option.alias or key)
         for section, table in Config.model_fields.items()
         for key, option in type(table.default).model_fields.items()
     }
@@ -423,7 +429,7 @@ ROW = re.compile(r"^\| `([a-z-]+)` \| `([^`]*)` \| .{20,} \|$", re.M)
 
 
 def documented() -> dict[tuple[str, str], str]:
-    sections = re.split(r"^## \[([a-z]+)\]$", MANUAL.read_text(), flags=re.M)
+    sections = re.split(r"^## \[([a-z-]+)\]$", MANUAL.read_text(), flags=re.M)
     return {
         (section, key): default
         for section, body in zip(sections[1::2], sections[2::2], strict=True)
@@ -445,3 +451,12 @@ def test_manual_examples_are_valid() -> None:
     assert examples
     for example in examples:
         assert config_of(example) != Config()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["lock.example", "ftp://lock.example", "https://user:password@lock.example", "https://lock.example/?a=b"],
+)
+def test_address_of_a_fleet_lock_server_is_a_plain_one(url: str) -> None:
+    with pytest.raises(InvalidConfig, match=r"fleet-lock\.url: .*is no address such as"):
+        config_of(f'[fleet-lock]\nurl = "{url}"\n')

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootcd.model.errors import BootcdError, DigestMismatch, InvalidLayer, RegistryUnavailable
+from bootcd.model.errors import (
+    BackendFailed,
+    BootcdError,
+    DigestMismatch,
+    FleetLockRefused,
+    InvalidLayer,
+    RegistryUnavailable,
+)
 from bootcd.model.health import FailedBoot, HealthRecord
 from bootcd.model.host import (
     BootEntry,
@@ -628,3 +635,25 @@ def test_plan_at_any_minute_applies_if_and_only_if_a_window_is_open(minutes: int
                 opens = datetime(day.year, day.month, day.day, hour, minute, tzinfo=ZoneInfo(zone))
                 open_now |= opens.timestamp() <= now.timestamp() < opens.timestamp() + hours * 3600
     assert (planned.action is Action.APPLY and planned.is_due(now)) == open_now
+
+
+def test_reboot_that_was_refused_is_tried_again_soon_and_counts_nothing_against_the_version() -> None:
+    attempts = replace(CHECKED_AT_OPENING, applied=AppliedDeployment(NEW, NOW, 1))
+    refused = ended(JobKind.APPLY, JobState.FAILED, FleetLockRefused("the fleet says no"))
+    for _ in range(9):
+        attempts = attempts.after(refused, digest=NEW)
+    assert attempts.applied == AppliedDeployment(NEW, NOW, 1, "the fleet says no")
+
+    failed = ended(JobKind.APPLY, JobState.FAILED, BackendFailed("no"))
+    assert attempts.after(failed, digest=NEW).applied == AppliedDeployment(NEW, NOW, 2)
+
+
+@pytest.mark.parametrize("rules", [APPLY, replace(APPLY, windows=())], ids=["window", "no window"])
+def test_plan_after_a_refused_reboot_says_by_whom_and_when_it_is_tried_again(rules: Rules) -> None:
+    refused = AppliedDeployment(NEW, OPENS, 0, "the fleet says no")
+    attempts = replace(CHECKED_AT_OPENING, applied=refused)
+    planned = apply_plan(rules, now=OPENS + MINUTE, attempts=attempts)
+    assert (planned.action, planned.not_before) == (Action.APPLY, OPENS + 5 * MINUTE)
+    assert planned.reason == "an update is staged; the fleet says no"
+    assert [gate.reason for gate in planned.gates] == ["the fleet says no"]
+    assert apply_plan(rules, now=OPENS + 5 * MINUTE, attempts=attempts).is_due(OPENS + 5 * MINUTE)
