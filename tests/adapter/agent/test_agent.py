@@ -272,3 +272,4 @@ async def test_staged_update_is_applied_when_its_window_opens(
         await bench.shown(state="rebooting", gates=())
         [record] = bench.service.jobs()
         assert (record.request.kind, record.requester.name) == (JobKind.APPLY, "agent")
+        assert record.request.fleet_lock
