@@ -10,6 +10,7 @@ Start time: field 22 of proc_pid_stat(5), in clock ticks since boot.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -176,16 +177,23 @@ async def run(
     stdout, stderr = _bounded_memory("stdout", limit), _bounded_memory("stderr", limit)
     stdin = None if text is None else _memory_of(text)
     try:
-        process = await asyncio.to_thread(
-            spawn, argv, stdout=stdout, stderr=stderr, stdin=stdin, environment=environment
+        starting = asyncio.ensure_future(
+            asyncio.to_thread(spawn, argv, stdout=stdout, stderr=stderr, stdin=stdin, environment=environment)
         )
+        try:
+            process = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # The thread starts it all the same.
+            with contextlib.suppress(OSError):
+                process = await asyncio.shield(starting)
+                await _killed(process, asyncio.ensure_future(wait(process)))
+            raise
         waiting = asyncio.ensure_future(wait(process))
         try:
             async with asyncio.timeout(deadline_secs):
                 status = await asyncio.shield(waiting)
         except BaseException:
-            await asyncio.to_thread(signal_process, process, signal.SIGKILL, group=True)
-            await asyncio.shield(waiting)
+            await _killed(process, waiting)
             raise
         assert status is not None, "nobody else reaps a child of ours"
         return Completed(status, _written(stdout), _written(stderr))
@@ -193,6 +201,11 @@ async def run(
         for descriptor in (stdout, stderr, stdin):
             if descriptor is not None:
                 os.close(descriptor)
+
+
+async def _killed(process: ProcessId, waiting: asyncio.Future[int | None]) -> None:
+    await asyncio.to_thread(signal_process, process, signal.SIGKILL, group=True)
+    await asyncio.shield(waiting)
 
 
 def _open(process: ProcessId) -> int | None:

@@ -6,7 +6,9 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -147,3 +149,23 @@ def test_process_that_forbids_core_dumps_leaves_none_and_nor_do_its_programs(tmp
     )
     assert done.stdout == "False\n0\n"
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_command_that_starts_while_its_caller_is_cancelled_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop, started = asyncio.get_running_loop(), []
+    really_spawn = process.spawn
+
+    def spawn(*arguments: Any, **options: Any) -> ProcessId:
+        started.append(really_spawn(*arguments, **options))
+        cancelled = threading.Event()
+        loop.call_soon_threadsafe(lambda: (caller.cancel(), cancelled.set()))
+        cancelled.wait()
+        return started[0]
+
+    monkeypatch.setattr(process, "spawn", spawn)
+    caller = asyncio.ensure_future(process.run(["sleep", "600"], deadline_secs=600, limit=0))
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert process.identify(started[0].pid) is None
