@@ -7,18 +7,13 @@ itself says so in its job history.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from bootcd.host.files import read_bounded
+from bootcd.host.documents import load_document
 from bootcd.host.watch import DirectoryWatch
 from bootcd.model.health import RECORD_LIMIT, FailedBoot, HealthRecord
 from bootcd.model.job import REASON_LIMIT, JobKind, JobRecord, JobRequest, JobState, Outcome, Requester
-
-log = logging.getLogger(__name__)
 
 REQUESTER = Requester(name="health")
 
@@ -50,23 +45,11 @@ class HealthFile:
 
     async def _look(self) -> None:
         async with self._turn:
-            record = await asyncio.to_thread(load_record, self._path)
+            record = await asyncio.to_thread(load_document, self._path, RECORD_LIMIT, HealthRecord)
             # Others write into the directory too.
             if record is not None and record != self._last:
                 self._last = record
                 await self._seen(record)
-
-
-def load_record(path: Path) -> HealthRecord | None:
-    """Read the record; None if there is none that can be understood. Blocks."""
-    try:
-        return HealthRecord.model_validate_json(read_bounded(path, RECORD_LIMIT))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "its content is not understood"
-        log.warning("cannot read %s, proceeding without: %s", path, reason)
-        return None
 
 
 def history_entry(failure: FailedBoot) -> JobRecord:

@@ -9,15 +9,15 @@ outlive it, and none outlives its taker (fifo(7), O_NONBLOCK for writing only).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from bootcd.host.clock import Clock
-from bootcd.host.files import read_bounded, remove_leftovers, write_atomic
+from bootcd.host.documents import load_document
+from bootcd.host.files import remove_leftovers, write_atomic
 from bootcd.model.errors import BackendFailed
 from bootcd.update.inhibit import Inhibitor, Inhibitors, Wish
 
@@ -151,14 +151,9 @@ class Inhibition:
             raise
 
     def _restore(self) -> tuple[Inhibitors, dict[int, int]]:
-        try:
+        with contextlib.suppress(OSError):
             remove_leftovers(self._directory)
-            known = Inhibitors.model_validate_json(read_bounded(self._index, _INDEX_LIMIT))
-        except FileNotFoundError:
-            return Inhibitors(), {}
-        except (OSError, ValidationError) as error:
-            log.warning("cannot read %s, proceeding without: %s", self._index, type(error).__name__)
-            return Inhibitors(), {}
+        known = load_document(self._index, _INDEX_LIMIT, Inhibitors) or Inhibitors()
         ends = {}
         for inhibitor in known.held:
             path = self._pipe(inhibitor.number)

@@ -6,16 +6,13 @@ A file that cannot be understood is therefore ignored, and fields of later versi
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from bootcd.host.files import read_bounded
+from bootcd.host.documents import load_document
 from bootcd.model.job import ImageUpdate
 from bootcd.update.planner import Attempts
-
-log = logging.getLogger(__name__)
 
 _LIMIT = 1 << 20
 
@@ -44,11 +41,4 @@ class Memory(BaseModel):
 
 def load_memory(path: Path) -> Memory:
     """Read what was remembered; nothing if there is no such file or it cannot be understood. Blocks."""
-    try:
-        return Memory.model_validate_json(read_bounded(path, _LIMIT))
-    except FileNotFoundError:
-        pass
-    except (OSError, ValidationError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "its content is not understood"
-        log.warning("cannot read %s, proceeding without: %s", path, reason)
-    return Memory()
+    return load_document(path, _LIMIT, Memory) or Memory()

@@ -7,17 +7,13 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from bootcd.host.files import read_bounded, write_atomic
+from bootcd.host.documents import load_document
+from bootcd.host.files import write_atomic
 from bootcd.model.health import RECORD_LIMIT, HealthRecord
-
-log = logging.getLogger(__name__)
 
 NAME = "health.json"
 _LOCK = "health.lock"
@@ -32,15 +28,7 @@ class HealthStore:
 
     def load(self) -> HealthRecord:
         """Read the record; an empty one if there is none or it cannot be understood."""
-        path = self._state / NAME
-        try:
-            return HealthRecord.model_validate_json(read_bounded(path, RECORD_LIMIT))
-        except FileNotFoundError:
-            pass
-        except (OSError, ValidationError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "its content is not understood"
-            log.warning("cannot read %s, proceeding without: %s", path, reason)
-        return HealthRecord()
+        return load_document(self._state / NAME, RECORD_LIMIT, HealthRecord) or HealthRecord()
 
     def update(self, change: Callable[[HealthRecord], HealthRecord]) -> HealthRecord:
         """Change the record; when this returns, the change survives a power cut."""

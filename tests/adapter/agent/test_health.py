@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
-from bootcd.agent.health import load_record
+from bootcd.host.documents import load_document
 from bootcd.host.files import write_atomic
-from bootcd.model.health import FailedBoot, FailureState, HealthRecord
+from bootcd.model.health import RECORD_LIMIT, FailedBoot, FailureState, HealthRecord
 from bootcd.model.job import JobKind, JobState
 from tests.support.jobs import WorkerScript
 from tests.support.service import ServiceBench, update_to
@@ -64,5 +64,5 @@ async def test_change_of_the_record_is_seen_at_once(tmp_path: Path, script: Work
 
 def test_record_that_cannot_be_understood_is_taken_for_absent(tmp_path: Path) -> None:
     (tmp_path / "health.json").write_text("{")
-    assert load_record(tmp_path / "health.json") is None
-    assert load_record(tmp_path / "absent.json") is None
+    assert load_document(tmp_path / "health.json", RECORD_LIMIT, HealthRecord) is None
+    assert load_document(tmp_path / "absent.json", RECORD_LIMIT, HealthRecord) is None
