@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bootcd.engine.protocol import Engine, Report
 from bootcd.fleetlock import FleetLock, client_id
+from bootcd.host.boot import boot_id
 from bootcd.host.files import read_bounded, write_atomic
 from bootcd.model.errors import BackendFailed, BootcdError, FleetLockUnavailable, InvalidConfig
 from bootcd.model.job import JobRequest, Outcome, Phase, Progress
@@ -29,7 +30,6 @@ log = logging.getLogger(__name__)
 
 NAME = "fleet-lock.json"
 _LEASE_LIMIT = 8192
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Lease(BaseModel):
@@ -61,7 +61,7 @@ async def run_with_lock(engine: Engine, request: JobRequest, report: Report) -> 
         url=settings.fleet_lock_url,
         group=settings.fleet_lock_group,
         host=_host(Path(settings.hooks_root)),
-        boot_id=_boot_id(),
+        boot_id=boot_id(),
     )
     with _only_one(path):
         try:
@@ -90,7 +90,7 @@ async def release_held(path: Path) -> None:
         except ValidationError:
             log.warning("%s is not understood, the slot of the fleet lock is not given back", path)
             return
-        if lease.boot_id != _boot_id():
+        if lease.boot_id != boot_id():
             await lease.slot.release()
             await asyncio.to_thread(path.unlink)
             log.info("the fleet lock was given back to %s", lease.url)
@@ -130,7 +130,3 @@ def _host(root: Path) -> str:
         raise InvalidConfig(
             f"{path}, by which a fleet lock is held, cannot be read: {error.strerror}"
         ) from error
-
-
-def _boot_id() -> str:
-    return _BOOT_ID.read_text().strip()

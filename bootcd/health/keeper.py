@@ -18,6 +18,7 @@ from bootcd.health.boot import UNIT
 from bootcd.health.bootcount import GAVE_UP, BootCounter
 from bootcd.health.store import HealthStore
 from bootcd.host import journal
+from bootcd.host.boot import boot_id
 from bootcd.host.clock import Clock
 from bootcd.host.mounts import unshare_mounts
 from bootcd.model.errors import BootcdError
@@ -29,7 +30,6 @@ from bootcd.policy.health import Action, Response, Standing, Verdict, respond
 
 log = logging.getLogger(__name__)
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _UNIT_FILE = f"usr/lib/systemd/system/{UNIT}"
 _LINES = 64
 
@@ -248,6 +248,6 @@ def _tell(health: BootHealth) -> None:
 
 def _boot_id() -> str:
     try:
-        return _BOOT_ID.read_text().strip().replace("-", "")
+        return boot_id()
     except OSError:
         return ""

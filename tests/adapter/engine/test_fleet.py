@@ -67,7 +67,7 @@ class Machine:
 @pytest.fixture
 def boot(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     def boot(name: str) -> None:
-        monkeypatch.setattr(fleet, "_boot_id", lambda: name)
+        monkeypatch.setattr(fleet, "boot_id", lambda: name)
 
     boot("first")
     return boot
