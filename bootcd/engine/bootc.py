@@ -80,25 +80,18 @@ class BootcEngine:
 
     async def run(self, request: JobRequest, report: Report) -> Outcome:
         if request.kind is JobKind.APPLY:
-            await self._require_reboot(request, report)
+            await self._hooks.require_reboot(request, await self._bootc.status(), report)
         outcome = await self._verbs[request.kind](request, report)
         staged = request.apply and request.kind is not JobKind.ROLLBACK and not outcome.changed
         if staged:
             staged = (await self._bootc.status()).status.staged is not None
         if request.kind is JobKind.APPLY or (request.apply and (outcome.changed or staged)):
             if request.kind is not JobKind.APPLY:
-                await self._require_reboot(request, report)
+                await self._hooks.require_reboot(request, await self._bootc.status(), report)
             report(Progress(phase=Phase.REBOOT, cancellable=False))
             await reboot()
             outcome = outcome.model_copy(update={"reboot": True})
         return outcome
-
-    async def _require_reboot(self, request: JobRequest, report: Report) -> None:
-        """Ask the hooks of the host whether it may be rebooted now. Raises HookFailed."""
-        subject = Subject.of_next_boot(request, await self._bootc.status())
-        # What a job has staged stays staged, so it cannot be said to have been cancelled.
-        progress = Progress(phase=Phase.REBOOT, cancellable=request.kind is JobKind.APPLY)
-        await self._hooks.require(Point.PRE_REBOOT, subject, report, progress)
 
     async def _check(self, _: JobRequest, report: Report) -> Outcome:
         report(Progress(phase=Phase.RESOLVE))

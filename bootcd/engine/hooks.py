@@ -24,7 +24,7 @@ from bootcd.engine.protocol import Report
 from bootcd.host.programs import find_programs, run_program
 from bootcd.model.errors import HookFailed
 from bootcd.model.host import BootEntry, Host
-from bootcd.model.job import ImageUpdate, JobRequest, Progress, WorkerSettings
+from bootcd.model.job import ImageUpdate, JobKind, JobRequest, Phase, Progress, WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +95,13 @@ class Hooks:
                     f" /etc/bootcd/hooks.d/{point} switches it off",
                     hook=str(path),
                 )
+
+    async def require_reboot(self, request: JobRequest, host: Host, report: Report) -> None:
+        """Ask whether the host may be rebooted now. Raises HookFailed."""
+        subject = Subject.of_next_boot(request, host)
+        # What a job has staged stays staged, so it cannot be said to have been cancelled.
+        progress = Progress(phase=Phase.REBOOT, cancellable=request.kind is JobKind.APPLY)
+        await self.require(Point.PRE_REBOOT, subject, report, progress)
 
     async def tell(
         self, point: Point, subject: Subject, report: Report | None = None, progress: Progress | None = None

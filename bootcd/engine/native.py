@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bootcd.engine.changes import Changes
 from bootcd.engine.deployments import Deployments
-from bootcd.engine.hooks import Hooks, Point, Subject
+from bootcd.engine.hooks import Hooks
 from bootcd.engine.lock import locked
 from bootcd.engine.protocol import Report
 from bootcd.engine.pull import Pulls
@@ -64,14 +64,14 @@ class NativeEngine:
         prepare, run = self._verb(request)
         if request.kind is JobKind.APPLY:
             prepare(request)
-            await self._require_reboot(request, report)
+            await self._hooks.require_reboot(request, read_host(self._sysroot), report)
         outcome = await run(request, report)
         # What an upgrade or a switch leaves staged is what was asked for, be it staged from before.
         staged = request.kind is not JobKind.ROLLBACK and self._sysroot.staged is not None
         if request.kind is not JobKind.APPLY and not outcome.changed and not staged:
             return outcome
         if request.kind is not JobKind.APPLY and request.apply:
-            await self._require_reboot(request, report)
+            await self._hooks.require_reboot(request, read_host(self._sysroot), report)
         if request.soft_reboot is not SoftReboot.NONE:
             soft = await locked(self._sysroot, lambda: self._prepare_soft_reboot(request.soft_reboot))
             outcome = outcome.model_copy(update={"soft_reboot": soft})
@@ -80,13 +80,6 @@ class NativeEngine:
             await reboot(soft=outcome.soft_reboot)
             outcome = outcome.model_copy(update={"reboot": True})
         return outcome
-
-    async def _require_reboot(self, request: JobRequest, report: Report) -> None:
-        """Ask the hooks of the host whether it may be rebooted now. Raises HookFailed."""
-        subject = Subject.of_next_boot(request, read_host(self._sysroot))
-        # What a job has staged stays staged, so it cannot be said to have been cancelled.
-        progress = Progress(phase=Phase.REBOOT, cancellable=request.kind is JobKind.APPLY)
-        await self._hooks.require(Point.PRE_REBOOT, subject, report, progress)
 
     def _verb(self, request: JobRequest) -> tuple[_Prepare, _Run]:
         return self._from_downloaded if request.from_downloaded else self._verbs[request.kind]
