@@ -56,9 +56,10 @@ class Call:
         return self.caller.requester()
 
     def given(self) -> dict[str, Any]:
-        """Return arguments and options by their names."""
+        """Return arguments and options by the names `JobOptions` has for them."""
         names = (argument.name for argument in self.method.inputs)
-        return {**dict(zip(names, self.arguments, strict=False)), **self.options}
+        given = {**dict(zip(names, self.arguments, strict=False)), **self.options}
+        return {name.replace("-", "_"): value for name, value in given.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,7 @@ def _job_options(call: Call) -> JobOptions:
     if call.method.right and call.method.right.is_limited(call.action, call.caller.uid):
         given["verified_only"] = True
     try:
-        return JobOptions(**{name.replace("-", "_"): value for name, value in given.items()})
+        return JobOptions(**given)
     except ValidationError as error:
         wrong = str(error.errors()[0]["loc"][0]).replace("_", "-")
         raise InvalidArguments(f"{wrong} of {call.method.name} has a value it cannot have") from None

@@ -18,7 +18,7 @@ class Right:
     unverified_action: str = ""
     "The one needed instead where the signature policy lets the tracked image in unsigned."
     option_actions: Mapping[str, str] = field(default_factory=dict)
-    "What is needed beside that where an option is given and not false."
+    "What is needed beside that where an option, by its name in `JobOptions`, is given and not false."
     mode_actions: Mapping[str, str] = field(default_factory=dict)
     "The one needed instead, by the value of the argument mode."
 
@@ -46,8 +46,7 @@ class Right:
 
 
 _TOLD = ("image", "deployment", "what", "who", "why")
-_IGNORES = {"ignore-inhibitors": "ignore-inhibitors", "ignoreInhibitors": "ignore-inhibitors"}
-"By the name each front end has for the option."
+_IGNORES = {"ignore_inhibitors": "ignore-inhibitors"}
 _APPLIES = {"apply": "apply", **_IGNORES}
 
 INHIBIT = Right("inhibit-block", mode_actions={"delay": "inhibit-delay"})

@@ -148,12 +148,12 @@ class Methods:
 
     async def _start(self, verb: Verb, request: Request) -> Replies:
         job_options(verb, request.values, verified_only=False)  # for what it raises, before anybody is asked
-        given = request.values
+        given = verb.given(request.values)
         actions = verb.right.actions(given, verified=self._service.snapshot.trust.verifies)
         for action in actions:
             await self._require(request, action, verb.right.details(given))
         limited = verb.right.is_limited(actions[0], request.peer.uid)
-        options = job_options(verb, given, verified_only=limited)
+        options = job_options(verb, request.values, verified_only=limited)
         record = await self._begin(verb.kind, request.peer, options)
         if not request.more:
             yield Reply({"job": documents.job(record)})

@@ -45,6 +45,11 @@ class Verb:
         optional = {to_camel(name): f"?{kind}" for name, kind in self.options.items()}
         return {**required, **optional, INTERACTIVE: "?bool"}
 
+    def given(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return parameters by the names `JobOptions` has for them."""
+        names = {to_camel(name): name for name in (*self.required, *self.options)}
+        return {names[name]: value for name, value in values.items() if name in names}
+
 
 _SOFT_REBOOT, _APPLY = {"soft_reboot": "string"}, {"apply": "bool"}
 _UUID = {"job_uuid": "string"}
@@ -133,8 +138,7 @@ def _fits(value: Any, kind: str) -> bool:
 
 def job_options(verb: Verb, values: Mapping[str, Any], *, verified_only: bool) -> JobOptions:
     """Return what a job is asked for, of checked parameters; raises InvalidParameter."""
-    names = {to_camel(name): name for name in (*verb.required, *verb.options)}
-    given = {names[name]: value for name, value in values.items() if name in names}
+    given = verb.given(values)
     if verified_only:
         given["verified_only"] = True
     try:
