@@ -308,8 +308,7 @@ def _plan_apply(facts: Facts, rules: Rules) -> tuple[Plan | None, tuple[Gate, ..
             return None, (Gate("attempts", reason),)
         at = max(at, due_after(tried.last, retry_delay(rules.interval, max(1, tried.count)), facts.now))
         if tried.refusal and at > facts.now and not rules.windows:
-            gate = Gate("refusal", tried.refusal, at)
-            return Plan(Action.APPLY, f"an update is staged; {tried.refusal}", at, (gate,)), (gate,)
+            return _apply_after(Gate("refusal", tried.refusal, at))
     if not rules.windows:
         return Plan(Action.APPLY, "an update is staged", at), ()
     opening = next_opening(rules.windows, rules.zone, at)
@@ -319,13 +318,15 @@ def _plan_apply(facts: Facts, rules: Rules) -> tuple[Plan | None, tuple[Gate, ..
         return Plan(Action.APPLY, "an update is staged, and a maintenance window is open", at), ()
     if opening.opens <= facts.now:
         if tried and tried.refusal:
-            gate = Gate("refusal", tried.refusal, at)
-            return Plan(Action.APPLY, f"an update is staged; {tried.refusal}", at, (gate,)), (gate,)
+            return _apply_after(Gate("refusal", tried.refusal, at))
         return Plan(Action.APPLY, "an update is staged, and the host did not reboot into it before", at), ()
     at = max(at, opening.opens)
     local = at.astimezone(rules.zone)
-    gate = Gate("window", f"the next maintenance window opens {local:%a %Y-%m-%d %H:%M %Z}", at)
-    return Plan(Action.APPLY, f"an update is staged; {gate.reason}", at, (gate,)), (gate,)
+    return _apply_after(Gate("window", f"the next maintenance window opens {local:%a %Y-%m-%d %H:%M %Z}", at))
+
+
+def _apply_after(gate: Gate) -> tuple[Plan, tuple[Gate, ...]]:
+    return Plan(Action.APPLY, f"an update is staged; {gate.reason}", gate.ends, (gate,)), (gate,)
 
 
 def _refusal(record: JobRecord) -> str:
