@@ -32,7 +32,7 @@ def test_service_is_accepted_without_a_word(tmp_path: Path, name: str) -> None:
     # The programs and manual pages are where they will be installed, and here they are not yet.
     unit = tmp_path / f"{name}.service"
     text = SERVICE.with_name(unit.name).read_text()
-    unit.write_text(re.sub("ExecStart=/usr/bin/.*", "ExecStart=/bin/true", text))
+    unit.write_text(re.sub("(ExecStart|ExecStop)=/usr/bin/.*", r"\1=/bin/true", text))
     for page in (REPOSITORY / "docs/man").iterdir():
         directory = tmp_path / f"man/man{page.suffix[1:]}"
         directory.mkdir(parents=True, exist_ok=True)
