@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from bootcd.registry.credentials import load_credentials
 from bootcd.registry.failures import Target
 from bootcd.registry.notes import release_notes
 from bootcd.registry.signatures import attached_signatures, lookaside_signatures
+from bootcd.transports.podman import open_stored
 from bootcd.transports.source import TRANSPORTS, open_local
 
 _FILES = ("oci", "oci-archive", "docker-archive", "dir")
@@ -86,6 +88,8 @@ def open_source(tracked: TrackedImage, settings: WorkerSettings) -> AbstractAsyn
         return _open_registry(parse_reference(tracked.name), settings)
     if tracked.transport in TRANSPORTS:
         name, tag = tracked.place
+        if tracked.transport == "containers-storage" and shutil.which("skopeo") is None:
+            return open_stored(name, tracked.image_ref_name, stall_timeout=settings.stall_timeout_secs)
         return open_local(
             tracked.transport, name, tag, tracked.image_ref_name, stall_timeout=settings.stall_timeout_secs
         )

@@ -166,11 +166,13 @@ async def run(
     deadline_secs: float,
     limit: int,
     text: bytes | None = None,
+    output: int | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Completed:
     """Run a command to its end and return what it printed, at most `limit` bytes of each stream.
 
-    It reads `text`, or nothing, from standard input; none of the three touches a disk.
+    It reads `text`, or nothing, from standard input; none of the three touches a disk. Where there is an
+    `output`, standard output goes there instead, however long it is.
     A command that prints more gets EPERM from its write. Raises TimeoutError, with the command and
     its process group killed, when it takes longer than `deadline_secs`; OSError if it cannot start.
     """
@@ -178,7 +180,14 @@ async def run(
     stdin = None if text is None else _memory_of(text)
     try:
         starting = asyncio.ensure_future(
-            asyncio.to_thread(spawn, argv, stdout=stdout, stderr=stderr, stdin=stdin, environment=environment)
+            asyncio.to_thread(
+                spawn,
+                argv,
+                stdout=stdout if output is None else output,
+                stderr=stderr,
+                stdin=stdin,
+                environment=environment,
+            )
         )
         try:
             process = await asyncio.shield(starting)

@@ -106,7 +106,7 @@ class _Proxy:
                 self._socket.close()
                 raise Unsupported(
                     f"{image} is read through skopeo, which cannot be started",
-                    hint="install skopeo",
+                    hint="install skopeo anew",
                     image=image,
                 ) from error
         try:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -21,12 +23,13 @@ from bootcd.model.errors import (
     InvalidLayout,
     InvalidManifest,
     NotFound,
+    OutOfSpace,
     Unsupported,
 )
 from bootcd.model.job import WorkerSettings
 from bootcd.oci.resolve import digest_of
 from bootcd.ostreefmt.origin import TrackedImage
-from bootcd.transports import storage
+from bootcd.transports import podman, storage
 from tests.adapter.transports.conftest import Take, Taken
 from tests.support.oci_image import Image, make_image, make_index
 from tests.support.oci_layout import write_layout
@@ -232,6 +235,79 @@ async def test_store_gives_an_image_podman_built(store: Path, layout: Path, take
     assert len(diff_ids) == 3
 
 
+@pytest.fixture
+def without_skopeo(store: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Take skopeo away from a host that has podman."""
+    programs = store / "programs"
+    programs.mkdir()
+    podman_path = shutil.which("podman")
+    assert podman_path
+    (programs / "podman").symlink_to(podman_path)
+    return lambda: monkeypatch.setenv("PATH", str(programs))
+
+
+async def test_store_is_read_by_podman_where_there_is_no_skopeo(
+    store: Path, layout: Path, image: Image, take: Take, without_skopeo: Callable[[], None]
+) -> None:
+    skopeo("copy", f"oci:{layout}:1", "containers-storage:localhost/os:1")
+    by_skopeo, digest, _ = await take("containers-storage", "localhost/os:1")
+    without_skopeo()
+    taken = await take("containers-storage", "localhost/os:1")
+    check_archives(taken, image)
+    # Whoever reads the store next does not take the same image for a new one.
+    assert (taken[0].digest, taken[1]) == (by_skopeo.digest, digest) == (image.digest, image.digest)
+
+
+async def test_podman_is_asked_for_the_name_skopeo_would_take(
+    layout: Path, take: Take, without_skopeo: Callable[[], None]
+) -> None:
+    skopeo("copy", f"oci:{layout}:1", "containers-storage:localhost/os:1")
+    without_skopeo()
+    with pytest.raises(NotFound, match="this host has no containers-storage:os:1"):
+        await take("containers-storage", "os:1")
+
+
+async def test_image_the_spool_has_no_room_for_is_refused_before_it_is_written(
+    layout: Path, take: Take, without_skopeo: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skopeo("copy", f"oci:{layout}:1", "containers-storage:localhost/os:1")
+    without_skopeo()
+    with monkeypatch.context() as context:
+        context.setattr(podman.os, "fstatvfs", lambda _: Mock(f_bavail=1, f_frsize=4096))
+        with pytest.raises(OutOfSpace, match="where 4096 are free") as caught:
+            await take("containers-storage", "localhost/os:1")
+    assert caught.value.hint == "free some space there, or install skopeo, which reads images without a copy"
+
+
+async def test_another_image_than_the_store_said_is_refused(
+    store: Path, layout: Path, take: Take, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skopeo("copy", f"oci:{layout}:1", "containers-storage:localhost/os:1")
+    real = shutil.which("podman")
+    programs = store / "lying"
+    programs.mkdir()
+    wrong = "0" * 64
+    script = f"""#!/bin/sh
+case $2 in
+inspect) echo '[{{"Id": "{wrong}", "Digest": "sha256:{wrong}", "Size": 1}}]' ;;
+save) exec {real} image save --quiet localhost/os:1 ;;
+esac
+"""
+    (programs / "podman").write_text(script)
+    (programs / "podman").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    with pytest.raises(DigestMismatch, match=f"the config of .*/os:1 has .* instead of sha256:{wrong}"):
+        await take("containers-storage", "localhost/os:1")
+
+
+async def test_host_with_neither_skopeo_nor_podman_is_told_what_is_missing(
+    tmp_path: Path, take: Take, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unsupported, match="skopeo or podman, and this host has neither"):
+        await take("containers-storage", "localhost/os:1")
+
+
 async def test_store_without_the_image_says_so(store: Path, take: Take) -> None:
     with pytest.raises(NotFound, match="this host has no containers-storage:localhost/os:1"):
         await take("containers-storage", "localhost/os:1")
@@ -243,7 +319,7 @@ async def test_host_without_skopeo_is_told_what_is_missing(
     monkeypatch.setattr(storage, "_COMMAND", ("/nowhere/skopeo",))
     with pytest.raises(Unsupported) as caught:
         await take("containers-storage", "localhost/os:1")
-    assert caught.value.hint == "install skopeo"
+    assert caught.value.hint == "install skopeo anew"
 
 
 async def test_skopeo_that_ends_in_the_middle_is_typed_and_leaves_no_process(
