@@ -28,8 +28,8 @@ def reasons_document(properties: dict[str, Any]) -> dict[str, Any]:
         "mode": properties.get("Mode", ""),
         "next-action": {"action": action, "reason": reason, "when": when},
         "blocked-by": [
-            {"gate": gate, "reason": words, "until": until}
-            for gate, words, until, *_ in properties.get("BlockedBy", ())
+            {"gate": gate, "reason": words, "until": until, "actions": facts.get("actions", [])}
+            for gate, words, until, facts in properties.get("BlockedBy", ())
         ],
     }
 
@@ -42,8 +42,9 @@ def render_reasons(document: dict[str, Any], zone: tzinfo | None) -> str:
     reason = f": {clean(upcoming['reason'])}" if upcoming["reason"] else ""
     lines = [f"Mode {clean(document['mode'])}", f"Next {what}{when}{reason}"]
     for gate in document["blocked-by"]:
+        what = f"{', '.join(map(clean, gate['actions']))} held up by".capitalize().strip()
         end = f" (until {_time(gate['until'], zone)})" if gate["until"] else ""
-        lines.append(f"Held up by {clean(gate['gate'])}: {clean(gate['reason'])}{end}")
+        lines.append(f"{what} {clean(gate['gate'])}: {clean(gate['reason'])}{end}")
     return "\n".join(lines)
 
 

@@ -25,7 +25,7 @@ from bootcd.model.errors import InvalidConfig
 from bootcd.model.job import WorkerSettings
 from bootcd.policy.span import LONGEST_SPAN, parse_span, quoted
 from bootcd.policy.window import LONGEST_WINDOW, Window, parse_window
-from bootcd.update.planner import Mode, Rules
+from bootcd.update.facts import Mode, Rules
 
 CONFIG_DIRS = (
     Path("/usr/lib/bootcd/config.d"),

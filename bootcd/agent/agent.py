@@ -13,7 +13,8 @@ from bootcd.agent.service import Service
 from bootcd.agent.snapshot import Change, JobChanged, NextAction, SnapshotChanged
 from bootcd.host.clock import Clock
 from bootcd.model.errors import Busy
-from bootcd.update.planner import Action, Plan
+from bootcd.update.facts import Action
+from bootcd.update.planner import Plan
 
 _LONGEST_SLEEP_SECS = 600.0
 "A timer of the loop stands still while the host sleeps and knows nothing of a wall clock that was set."

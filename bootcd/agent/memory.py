@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bootcd.host.documents import load_document
 from bootcd.model.job import ImageUpdate
-from bootcd.update.planner import Attempts
+from bootcd.update.attempts import Attempts
 
 _LIMIT = 1 << 20
 

@@ -45,10 +45,12 @@ from bootcd.model.report import HostReport
 from bootcd.oci.reference import parse_reference
 from bootcd.ostreefmt.origin import REGISTRY, TrackedImage
 from bootcd.update import machine
+from bootcd.update.attempts import name_of
+from bootcd.update.facts import Action, Facts, Rules
 from bootcd.update.gates import Gate
 from bootcd.update.inhibit import Wish, require_uninhibited
 from bootcd.update.machine import Event, IllegalTransition, Situation, advance, digest_of, observe
-from bootcd.update.planner import Action, Facts, Plan, Rules, name_of, plan
+from bootcd.update.planner import Plan, plan
 
 log = logging.getLogger(__name__)
 
@@ -239,7 +241,7 @@ class Service:
     # What the background loop uses
 
     def plan(self, *, started: datetime, chance: float) -> Plan:
-        """Decide what to do unasked; arguments as in `bootcd.update.planner.Facts`."""
+        """Decide what to do unasked; arguments as in `bootcd.update.facts.Facts`."""
         facts = Facts(
             now=self._clock.now(),
             started=started,

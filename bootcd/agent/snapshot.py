@@ -56,7 +56,7 @@ class Snapshot:
     next_action: NextAction = NextAction()
     inhibitors: tuple[Inhibitor, ...] = ()
     gates: tuple[Gate, ...] = ()
-    "What holds up the staged update beside inhibitors."
+    "What holds up work that is done unasked, beside inhibitors."
 
 
 @dataclass(frozen=True, slots=True)

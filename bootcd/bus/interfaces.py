@@ -265,7 +265,15 @@ def _blocked_by(view: ManagerView) -> list[tuple[str, str, int, dict[str, Varian
             },
         )
         for inhibitor in view.snapshot.inhibitors
-    ] + [(gate.name, gate.reason, microseconds(gate.ends), {}) for gate in view.snapshot.gates]
+    ] + [
+        (
+            gate.name,
+            clean_text(gate.reason),
+            microseconds(gate.ends),
+            {"actions": variant("as", [action.value for action in gate.actions])},
+        )
+        for gate in view.snapshot.gates
+    ]
 
 
 def _image_time(view: DeploymentView) -> int:

@@ -13,8 +13,8 @@ from bootcd.agent.snapshot import Snapshot
 from bootcd.metrics.exposition import Metric, Sample
 from bootcd.metrics.tally import Tally
 from bootcd.model.job import JobKind
+from bootcd.update.facts import Mode
 from bootcd.update.machine import State
-from bootcd.update.planner import Mode
 
 BUILD = Metric(
     "bootcd_build_info",

@@ -32,6 +32,7 @@ from bootcd.model.errors import (
 from bootcd.model.host import Host
 from bootcd.model.job import JobKind, JobState, Requester
 from bootcd.model.report import DeploymentDetails
+from bootcd.update.facts import Action
 from bootcd.update.gates import Gate
 from tests.support.bootcctl import Command, start_bootcctl
 from tests.support.scripted_service import (
@@ -176,20 +177,23 @@ async def test_why_shows_the_plan_and_every_gate_with_its_end(address: str, serv
     service.publish(
         mode="apply",
         next_action=NextAction("check", "regular \x1b[31mcheck", opens),
-        gates=(Gate("window", "the next one opens later", opens), Gate("attempts", "it was given up")),
+        gates=(
+            Gate("window", "the next one opens later", opens, (Action.APPLY,)),
+            Gate("attempts", "it was given up", None, (Action.CHECK, Action.STAGE)),
+        ),
     )
     command = await run(address, "why", TZ="UTC")
     assert command.out.splitlines() == [
         "Mode apply",
         "Next look for an update at Thu 2026-01-15 21:00: regular \ufffd[31mcheck",
-        "Held up by window: the next one opens later (until Thu 2026-01-15 21:00)",
-        "Held up by attempts: it was given up",
+        "Apply held up by window: the next one opens later (until Thu 2026-01-15 21:00)",
+        "Check, stage held up by attempts: it was given up",
     ]
     document = json.loads((await run(address, "why", "--json")).out)
     usec = int(opens.timestamp()) * 1_000_000
-    assert [(gate["gate"], gate["until"]) for gate in document["blocked-by"]] == [
-        ("window", usec),
-        ("attempts", 0),
+    assert [(gate["gate"], gate["until"], gate["actions"]) for gate in document["blocked-by"]] == [
+        ("window", usec, ["apply"]),
+        ("attempts", 0, ["check", "stage"]),
     ]
 
 

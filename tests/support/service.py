@@ -27,7 +27,7 @@ from bootcd.model.host import (
     OstreeStatus,
 )
 from bootcd.model.job import ImageUpdate, WorkerSettings
-from bootcd.update.planner import Mode, Rules
+from bootcd.update.facts import Mode, Rules
 from tests.support.jobs import SCRIPTED_WORKER, SetClock, WorkerScript
 
 IMAGE = "registry.example/os:1"

@@ -22,7 +22,7 @@ from bootcd.config import (
 from bootcd.model.errors import InvalidConfig
 from bootcd.model.job import WorkerSettings
 from bootcd.policy.window import parse_window
-from bootcd.update.planner import Mode, Rules
+from bootcd.update.facts import Mode, Rules
 
 EVERY_KEY = """
 [updates]

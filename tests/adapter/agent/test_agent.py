@@ -16,8 +16,8 @@ from bootcd.agent.service import Settings
 from bootcd.agent.snapshot import NextAction
 from bootcd.model.job import JobKind, JobState
 from bootcd.policy.window import parse_window
+from bootcd.update.facts import Action, Mode, Rules
 from bootcd.update.gates import Gate
-from bootcd.update.planner import Mode, Rules
 from tests.support.jobs import DONE, SOMEBODY, SetClock, WorkerScript
 from tests.support.service import STAGED, ServiceBench, host_of, show_host, update_to
 
@@ -265,7 +265,7 @@ async def test_staged_update_is_applied_when_its_window_opens(
         words = f"the next maintenance window opens {opens:%a %Y-%m-%d %H:%M} UTC"
         await bench.shown(
             next_action=NextAction("apply", f"an update is staged; {words}", opens),
-            gates=(Gate("window", words, opens),),
+            gates=(Gate("window", words, opens, (Action.APPLY,)),),
         )
         assert script.pids() == []
         await time.passes(seconds=(opens - time.clock.now()).total_seconds())

@@ -27,7 +27,7 @@ from bootcd.model.errors import (
 )
 from bootcd.model.host import Host
 from bootcd.model.job import JobKind, JobOptions, JobState
-from bootcd.update.planner import Mode, Rules
+from bootcd.update.facts import Mode, Rules
 from tests.support.jobs import DONE, SOMEBODY, SetClock, WorkerScript, eventually
 from tests.support.service import (
     BOOTED,

@@ -7,7 +7,7 @@ import pytest
 
 from bootcd.agent.memory import Memory, load_memory
 from bootcd.model.job import ImageUpdate
-from bootcd.update.planner import Attempts, StageFailures
+from bootcd.update.attempts import Attempts, StageFailures
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 FULL = Memory(

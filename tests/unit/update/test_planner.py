@@ -35,6 +35,15 @@ from bootcd.model.job import (
     Requester,
 )
 from bootcd.policy.window import parse_window
+from bootcd.update.attempts import (
+    DIGESTS_REMEMBERED,
+    GIVE_UP_AFTER,
+    AppliedDeployment,
+    Attempts,
+    StageFailures,
+)
+from bootcd.update.facts import Action, Facts, Mode, Rules
+from bootcd.update.gates import Gate
 from bootcd.update.inhibit import How, Inhibitor, What
 from bootcd.update.machine import (
     HostObserved,
@@ -47,19 +56,7 @@ from bootcd.update.machine import (
     advance,
     observe,
 )
-from bootcd.update.planner import (
-    DIGESTS_REMEMBERED,
-    GIVE_UP_AFTER,
-    Action,
-    AppliedDeployment,
-    Attempts,
-    Facts,
-    Mode,
-    Plan,
-    Rules,
-    StageFailures,
-    plan,
-)
+from bootcd.update.planner import Plan, plan
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -148,7 +145,9 @@ def test_plan_while_staging_is_inhibited_checks_and_says_who_and_why() -> None:
 
 def test_plan_while_checking_is_inhibited_waits_for_its_end_but_stages() -> None:
     planned = plan(situation_of(update=None), inhibited(What.CHECK), RULES)
-    assert planned == Plan(Action.NOTHING, "backup inhibits check: copying /etc")
+    [gate] = planned.gates
+    assert (planned.action, planned.not_before, planned.reason) == (Action.NOTHING, None, gate.reason)
+    assert gate == Gate("inhibitor", "backup inhibits check: copying /etc", None, (Action.CHECK,))
     assert plan(situation_of(), inhibited(What.CHECK), RULES).action is Action.STAGE
 
 
@@ -157,6 +156,50 @@ def test_plan_while_checking_is_inhibited_waits_for_its_end_but_stages() -> None
 )
 def test_plan_is_not_held_up_by_an_inhibitor_of_something_else_or_one_that_is_over(held: Facts) -> None:
     assert plan(situation_of(), held, RULES).action is Action.STAGE
+
+
+# Gates
+
+
+def test_plan_names_every_gate_that_is_shut_with_what_it_holds_up() -> None:
+    """Of what is staged and of what is newer, each for itself; of more than one action once."""
+    host = host_with(staged=entry(NEW, download_only=True), readOnly=True)
+    newer = situation_of(host, UPDATE.model_copy(update={"digest": NEWER}))
+    planned = plan(newer, replace(facts(host), health=FAILED), APPLY)
+    assert [(gate.name, gate.actions) for gate in planned.gates] == [
+        ("locked", (Action.APPLY,)),
+        ("booted-badly", (Action.APPLY,)),
+        ("window", (Action.APPLY,)),
+        ("read-only", (Action.STAGE,)),
+        ("locked", (Action.STAGE,)),
+    ]
+    assert planned.action is Action.CHECK
+    changed = host_with(booted=entry(BOOTED, incompatible=True), staged=entry(NEW))
+    planned = plan(situation_of(changed), facts(changed), replace(APPLY, windows=()))
+    assert [gate.actions for gate in planned.gates] == [(Action.APPLY, Action.CHECK)]
+
+
+def test_plan_while_a_job_is_at_work_still_names_the_gates() -> None:
+    host = host_with(readOnly=True)
+    planned = plan(situation_of(host), facts(host, job_active=True), RULES)
+    assert (planned.action, [gate.name for gate in planned.gates]) == (Action.NOTHING, ["read-only"])
+
+
+def test_plan_with_a_gate_that_opens_when_another_shuts_looks_beyond_both() -> None:
+    """The reboot is put off beyond the end of this window, so that it comes in the next one."""
+    now = OPENS + 119 * MINUTE
+    attempts = Attempts(now, applied=AppliedDeployment(NEW, now, 1))
+    rules = replace(APPLY, interval=timedelta(days=30))
+    planned = apply_plan(rules, now=now, attempts=attempts)
+    assert [gate.ends for gate in planned.gates] == [now + 5 * MINUTE]
+    assert (planned.action, planned.not_before) == (Action.APPLY, OPENS + timedelta(days=7))
+
+
+def test_plan_while_checking_is_inhibited_for_a_time_checks_after_it() -> None:
+    planned = plan(situation_of(update=None), inhibited(What.CHECK, not_after=NOW + 9 * HOUR), RULES)
+    assert (planned.action, planned.not_before) == (Action.CHECK, NOW + 9 * HOUR)
+    early = plan(situation_of(update=None), inhibited(What.CHECK, not_after=NOW + HOUR), RULES)
+    assert (early.action, early.not_before) == (Action.CHECK, NOW + 5 * HOUR)
 
 
 # Nothing at all
@@ -315,27 +358,31 @@ def test_plan_after_giving_up_on_a_digest_stages_the_next_one() -> None:
     [
         pytest.param(
             replace(CHECKED, stage_failures=(StageFailures(NEW, NOW - MINUTE, 1),)),
-            Plan(Action.STAGE, "an update is available, and staging it failed once", NOW + 4 * MINUTE),
+            Plan(Action.STAGE, "an update is available; staging it failed once", NOW + 4 * MINUTE),
             id="failed once",
         ),
         pytest.param(
             replace(CHECKED, stage_failures=(StageFailures(NEW, NOW, 2),)),
-            Plan(Action.STAGE, "an update is available, and staging it failed 2 times", NOW + 10 * MINUTE),
+            Plan(Action.STAGE, "an update is available; staging it failed 2 times", NOW + 10 * MINUTE),
             id="failed twice",
         ),
         pytest.param(
             replace(CHECKED, stage_failures=(StageFailures(NEW, NOW, 99),)),
-            Plan(Action.CHECK, "regular check", NOW + 5 * HOUR),
+            Plan(
+                Action.CHECK,
+                "regular check; the available update is not staged: staging it failed 99 times",
+                NOW + 5 * HOUR,
+            ),
             id="retry comes after the next check",
         ),
         pytest.param(
             replace(CHECKED, stage_failures=(StageFailures(NEW, NOW + 99 * HOUR, 2),)),
-            Plan(Action.STAGE, "an update is available, and staging it failed 2 times", NOW),
+            Plan(Action.STAGE, "an update is available", NOW),
             id="clock went back",
         ),
         pytest.param(
             replace(CHECKED, stage_cancelled=NOW - 2 * HOUR),
-            Plan(Action.STAGE, "an update is available, and staging was cancelled", NOW + 4 * HOUR),
+            Plan(Action.STAGE, "an update is available; staging was cancelled", NOW + 4 * HOUR),
             id="cancelled",
         ),
         pytest.param(
@@ -350,13 +397,20 @@ def test_plan_after_giving_up_on_a_digest_stages_the_next_one() -> None:
         ),
         pytest.param(
             Attempts(NOW, 1, stage_cancelled=NOW),
-            Plan(Action.CHECK, "the last check failed", NOW + 5 * MINUTE),
+            Plan(
+                Action.CHECK,
+                "the last check failed; the available update is not staged: staging was cancelled",
+                NOW + 5 * MINUTE,
+            ),
             id="a check comes before staging again",
         ),
     ],
 )
 def test_plan_after_failures_or_a_cancel_holds_staging_back(attempts: Attempts, expected: Plan) -> None:
-    assert plan(situation_of(), facts(attempts=attempts), RULES) == expected
+    planned = plan(situation_of(), facts(attempts=attempts), RULES)
+    assert replace(planned, gates=()) == expected
+    assert {gate.actions for gate in planned.gates} <= {(Action.STAGE,)}
+    assert all(gate.ends and gate.ends > NOW for gate in planned.gates)
 
 
 # What is remembered

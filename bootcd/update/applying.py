@@ -1,0 +1,59 @@
+"""The gates of rebooting into what is staged. No I/O."""
+
+from __future__ import annotations
+
+from bootcd.model.host import BootEntry
+from bootcd.policy.schedule import due_after, retry_delay
+from bootcd.policy.window import next_opening
+from bootcd.update.attempts import GIVE_UP_AFTER, name_of
+from bootcd.update.checking import UNASKED
+from bootcd.update.facts import Facts, Rules
+from bootcd.update.gates import Check, Gate
+from bootcd.update.inhibit import APPLYING as DOING
+from bootcd.update.inhibit import holding
+from bootcd.update.machine import digest_of
+
+
+def locked(facts: Facts, rules: Rules, staged: BootEntry) -> Gate | None:
+    return Gate("locked", "what is staged is locked until it is asked for") if staged.download_only else None
+
+
+def inhibited(facts: Facts, rules: Rules, staged: BootEntry) -> Gate | None:
+    if inhibitor := holding(facts.inhibitors, DOING, facts.now):
+        return Gate("inhibitor", inhibitor.sentence, inhibitor.not_after)
+    return None
+
+
+def booted_badly(facts: Facts, rules: Rules, staged: BootEntry) -> Gate | None:
+    if facts.health.failure_of(digest_of(staged)):
+        return Gate("booted-badly", "this version booted badly here")
+    return None
+
+
+def attempts(facts: Facts, rules: Rules, staged: BootEntry) -> Gate | None:
+    tried = facts.attempts.applied
+    if tried is None or tried.name != name_of(staged):
+        return None
+    if tried.count >= GIVE_UP_AFTER:
+        return Gate("attempts", f"the host was asked to reboot {tried.count} times, and did not start it")
+    at = due_after(tried.last, retry_delay(rules.interval, max(1, tried.count)), facts.now)
+    if at <= facts.now:
+        return None
+    if tried.refusal:
+        return Gate("refusal", tried.refusal, at)
+    return Gate("attempts", "the host did not reboot into it before", at)
+
+
+def window(facts: Facts, rules: Rules, staged: BootEntry) -> Gate | None:
+    if not rules.windows:
+        return None
+    opening = next_opening(rules.windows, rules.zone, facts.now)
+    if opening is None:
+        return Gate("window", "no maintenance window opens")
+    if opening.contains(facts.now):
+        return None
+    local = opening.opens.astimezone(rules.zone)
+    return Gate("window", f"the next maintenance window opens {local:%a %Y-%m-%d %H:%M %Z}", opening.opens)
+
+
+APPLYING: tuple[Check[BootEntry], ...] = (*UNASKED, locked, inhibited, booted_badly, attempts, window)

@@ -1,0 +1,33 @@
+"""The gates of all that is done unasked, and of looking for an update. No I/O."""
+
+from __future__ import annotations
+
+from bootcd.update.facts import Facts, Rules
+from bootcd.update.gates import Check, Gate
+from bootcd.update.inhibit import CHECKING as DOING
+from bootcd.update.inhibit import holding
+
+
+def untracked(facts: Facts, rules: Rules, subject: object) -> Gate | None:
+    if facts.host.spec.image is None:
+        return Gate("untracked", "the host tracks no image")
+    return None
+
+
+def modified(facts: Facts, rules: Rules, subject: object) -> Gate | None:
+    booted = facts.host.status.booted
+    if booted and booted.incompatible:
+        return Gate("modified", "the host has local modifications, which an image update would lose")
+    return None
+
+
+def inhibited(facts: Facts, rules: Rules, subject: object) -> Gate | None:
+    if inhibitor := holding(facts.inhibitors, DOING, facts.now):
+        return Gate("inhibitor", inhibitor.sentence, inhibitor.not_after)
+    return None
+
+
+UNASKED: tuple[Check[object], ...] = (modified, untracked)
+"Of every action."
+
+CHECKING: tuple[Check[object], ...] = (*UNASKED, inhibited)

@@ -1,0 +1,59 @@
+"""What may be done unasked, and what that depends on: the rules, and the facts of one moment. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, tzinfo
+from enum import StrEnum
+
+from bootcd.model.health import HealthRecord
+from bootcd.model.host import Host
+from bootcd.policy.window import Window
+from bootcd.update.attempts import Attempts
+from bootcd.update.inhibit import Inhibitor
+
+
+class Mode(StrEnum):
+    """What may be done without being asked."""
+
+    OFF = "off"
+    CHECK = "check"
+    STAGE = "stage"
+    APPLY = "apply"
+
+
+class Action(StrEnum):
+    NOTHING = ""
+    CHECK = "check"
+    STAGE = "stage"
+    APPLY = "apply"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The part of the configuration that plans depend on."""
+
+    mode: Mode
+    interval: timedelta
+    jitter: timedelta
+    windows: tuple[Window, ...] = ()
+    "In which an update may be applied; at any time if there are none."
+    zone: tzinfo = UTC
+    "Of the windows."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a plan depends on beside the state and the rules."""
+
+    now: datetime
+    started: datetime
+    "When the service came up."
+    chance: float
+    "In [0, 1), drawn at start and again after every check."
+    job_active: bool
+    host: Host
+    attempts: Attempts = field(default_factory=Attempts)
+    health: HealthRecord = field(default_factory=HealthRecord)
+    inhibitors: tuple[Inhibitor, ...] = ()
+    "Those that are in force."
