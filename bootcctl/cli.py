@@ -116,7 +116,15 @@ def build_parser() -> argparse.ArgumentParser:
     switch.add_argument(
         "image",
         metavar="IMAGE",
+        nargs="?",
+        default="",
         help="image reference, such as quay.io/example/os:1, or a path, as in --transport oci /mnt/os:1",
+    )
+    switch.add_argument(
+        "--tag",
+        default="",
+        metavar="TAG",
+        help="instead of IMAGE: another tag of the tracked image, such as prod",
     )
     switch.add_argument(
         "--retain", action="store_true", help="keep the plain ostree ref that was followed before"
@@ -325,6 +333,23 @@ def _descriptor(text: str) -> int:
     return int(text)
 
 
+def _choose_image(options: argparse.Namespace) -> None:
+    """Make a switch to another tag the upgrade it is: all but the tag stays as the host has it."""
+    if not options.tag:
+        if not options.image:
+            raise Failure("InvalidArguments", "there is no image to switch to", "see: bootcctl switch --help")
+        return
+    others = {
+        "an image": options.image,
+        "--transport": options.transport != "registry",
+        "--enforce-container-sigpolicy": options.enforce_container_sigpolicy,
+        "--retain": options.retain,
+    }
+    if given := [name for name, value in others.items() if value]:
+        raise Failure("InvalidArguments", f"--tag changes the tag alone, so {given[0]} does not go with it")
+    options.verb = "upgrade"
+
+
 def changes_kargs(options: argparse.Namespace) -> bool:
     """Whether the verb kargs is to change anything, and not only to show."""
     return bool(options.delete or options.replace or options.append)
@@ -363,6 +388,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
                 "--list runs no command" if options.list else "there is no command to run",
                 "see: bootcctl inhibit --help",
             )
+    if options.verb == "switch":
+        _choose_image(options)
     if options.verb == "switch" and options.transport in _FILES:
         # The service's own directory is none that the user knows.
         with_tag = options.transport in _FILES_WITH_TAG

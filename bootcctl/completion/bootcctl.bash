@@ -80,7 +80,7 @@ _bootcctl() {
             words="$words --progress-fd --expect-digest --ignore-inhibitors"
             ;;
         switch)
-            words="$common --transport --enforce-container-sigpolicy --retain --download-only --soft-reboot"
+            words="$common --tag --transport --enforce-container-sigpolicy --retain --download-only --soft-reboot"
             words="$words --apply --no-wait --progress-fd --ignore-inhibitors"
             if [[ $current != -* && " ${COMP_WORDS[*]} " == *" --transport "* ]]; then
                 compopt -o filenames

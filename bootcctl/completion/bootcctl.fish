@@ -45,6 +45,7 @@ complete -c bootcctl -n '__fish_seen_subcommand_from status' -s v -l verbose -d 
 complete -c bootcctl -n '__fish_seen_subcommand_from status' -l booted -d 'The booted deployment only'
 complete -c bootcctl -n '__fish_seen_subcommand_from switch' -l transport -x -a 'registry oci oci-archive docker-archive dir containers-storage' -d 'Where the image is'
 complete -c bootcctl -n '__fish_seen_subcommand_from switch' -F
+complete -c bootcctl -n '__fish_seen_subcommand_from switch' -l tag -x -d 'Another tag of the tracked image'
 complete -c bootcctl -n '__fish_seen_subcommand_from upgrade' -l check -d 'Only look'
 complete -c bootcctl -n '__fish_seen_subcommand_from switch' -l enforce-container-sigpolicy -d 'Refuse images that may come unsigned'
 complete -c bootcctl -n '__fish_seen_subcommand_from upgrade switch' -l download-only -d 'Stage it locked'

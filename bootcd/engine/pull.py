@@ -274,7 +274,7 @@ class Pulls:
         if tracked.transport != REGISTRY:
             raise Unsupported(
                 f"an image of transport {tracked.transport} is not chosen by a tag",
-                hint="use: bootcctl switch",
+                hint="name the image: bootcctl switch IMAGE",
             )
         reference = replace(parse_reference(tracked.name), tag=request.tag, digest=None)
         return replace(tracked, name=str(reference))

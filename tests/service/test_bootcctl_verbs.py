@@ -247,6 +247,7 @@ async def test_check_without_an_update_exits_77(
             ["upgrade", "--tag", "edge", "--soft-reboot", "required"],
             ("upgrade", {"tag": "edge", "soft_reboot": "required"}),
         ),
+        (["switch", "--tag", "prod", "--apply"], ("upgrade", {"tag": "prod", "apply": True})),
         (["switch", "quay.io/x/y:1", "--retain"], ("switch", {"image": "quay.io/x/y:1", "retain": True})),
         (
             ["kargs", "--append", "a=1", "--append", "b", "--delete", "c", "--replace", "d=1"],
