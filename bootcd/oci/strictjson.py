@@ -19,7 +19,7 @@ def parse_object(data: bytes, *, what: str, limit_bytes: int, error: type[Bootcd
         raise error(f"{what} is larger than {limit_bytes} bytes")
     try:
         document = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant
+            data.decode("utf-8"), object_pairs_hook=unique_members, parse_constant=_refuse_constant
         )
         if b"\\u" in data:
             # An escape may be half a surrogate pair, which is no character and cannot be written again.
@@ -35,11 +35,12 @@ def parse_object(data: bytes, *, what: str, limit_bytes: int, error: type[Bootcd
     return document
 
 
-class _Duplicate(Exception):
+class _Duplicate(ValueError):
     pass
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the members of an object; raises ValueError where a name comes twice. A hook of `json`."""
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()

@@ -26,10 +26,22 @@ from bootcd.model.errors import (
 )
 from bootcd.oci.authfile import parse_authfile, parse_helper_answer
 from bootcd.oci.challenge import MAX_CHALLENGES, parse_challenges, parse_token, token_request
+from bootcd.oci.chunked import (
+    CHECKSUM,
+    POSITION,
+    TAR_SPLIT_POSITION,
+    Table,
+    footer,
+    layer_annotations,
+    layer_layout,
+    parse_footer,
+    write_table,
+)
 from bootcd.oci.manifest import ImageIndex, check_layers, parse_config, parse_digest, parse_manifest
 from bootcd.oci.reference import MAX_NAME_CHARS, parse_reference
 from bootcd.oci.registries import parse_registries
 from bootcd.oci.tar import MAX_NAME_BYTES, TarReader
+from bootcd.oci.tarsplit import Payload, file_line, read_tar_split, segment_line
 from bootcd.oci.tarwrite import END, header
 from bootcd.oci.trust.attachment import MAX_ATTACHMENTS, parse_referrers, parse_signature_manifest
 from bootcd.oci.trust.bundle import parse_bundle, parse_log_annotation, parse_log_body, parse_statement
@@ -109,6 +121,45 @@ def layer(data: bytes) -> None:
             entry = replace(node.entry, name=path or ".", size=0)
             (read,) = TarReader(io.BytesIO(header(entry) + END))  # type: ignore[arg-type]
             assert read == entry
+
+
+def chunked(data: bytes) -> None:
+    """Annotations of a layer of 100,000 bytes in a line, then its table of contents."""
+    line, _, document = data.partition(b"\n")
+    texts = line.decode(errors="replace").split("|")
+    with suppress(InvalidLayer):
+        layout = layer_layout(
+            dict(zip((CHECKSUM, POSITION, TAR_SPLIT_POSITION), texts, strict=False)), 100_000
+        )
+        if layout is None:
+            return
+        assert layer_layout(layer_annotations(layout), 100_000) == layout
+        assert parse_footer(footer(layout), 100_000) == (layout.table, layout.tar_split)
+        blocks = [document[at : at + 100] for at in range(0, len(document), 100)]
+        table = Table(blocks, data_end=layout.data_end)
+        entries = list(table)
+        end = 0
+        for entry in entries:
+            assert ".." not in entry.name.split("/")
+            if entry.type == "reg" and entry.size:
+                parse_digest(entry.digest)
+                assert end <= entry.offset < entry.end_offset <= layout.data_end
+                end = entry.end_offset
+        if table.tar_split_digest:
+            again = write_table(entries, table.tar_split_digest)
+            assert list(Table(again, data_end=layout.data_end)) == entries
+
+
+def tarsplit(data: bytes) -> None:
+    with suppress(InvalidLayer):
+        found = list(read_tar_split([data]))
+        lines = [
+            file_line(0, item.name, item.size, bytes(8))
+            if isinstance(item, Payload)
+            else segment_line(0, item)
+            for item in found
+        ]
+        assert list(read_tar_split(lines)) == found
 
 
 def owners(data: bytes) -> None:
@@ -194,6 +245,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
     for target in (
         *(reference, manifest, config, image, tar, challenge, token, registries, authfile),
-        *(signature, bundle, policy, varlink, layer, owners),
+        *(signature, bundle, policy, varlink, layer, owners, chunked, tarsplit),
     )
 }
