@@ -25,7 +25,7 @@ from bootcd.agent.service import Service, Settings
 from bootcd.agent.snapshot import Change, Snapshot, SnapshotChanged
 from bootcd.bus.frontend import Frontend
 from bootcd.config import CONFIG_DIRS, Config, load_config
-from bootcd.host import journal, notify
+from bootcd.host import journal, notify, process
 from bootcd.host.clock import SystemClock
 from bootcd.host.composefs import choose_backend
 from bootcd.host.files import remove_leftovers
@@ -148,6 +148,7 @@ async def _serve(options: Options, config: Config) -> int:
         # Everything made so far stays for good: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        process.return_memory()
         return await _until_end(stop, frontend, tasks)
 
 

@@ -7,14 +7,14 @@ Without a journal behind standard error the same messages go there as plain line
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
-from logging.handlers import QueueHandler, QueueListener
 
 IDENTIFIER = "bootcd"
 LEVELS = {
@@ -48,7 +48,7 @@ def fields(event: Event, **values: object) -> dict[str, str]:
     return {"MESSAGE_ID": event.value} | {f"BOOTCD_{name.upper()}": str(v) for name, v in values.items()}
 
 
-@contextmanager
+@contextlib.contextmanager
 def logging_configured(level: int = logging.INFO) -> Iterator[None]:
     """Send the log of this process to the journal if one listens, else to standard error.
 
@@ -64,18 +64,15 @@ def logging_configured(level: int = logging.INFO) -> Iterator[None]:
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    backlog: queue.Queue[logging.LogRecord] = queue.Queue(_BACKLOG)
-    listener = QueueListener(backlog, handler)
+    backlog = _Backlog(handler)
     root = logging.getLogger()
-    root.handlers[:] = [_Enqueue(backlog)]
+    root.handlers[:] = [backlog]
     root.setLevel(level)
-    listener.start()
     try:
         yield
     finally:
         root.handlers[:] = [handler]
-        backlog.join()
-        listener.stop()
+        backlog.end()
 
 
 def level() -> str:
@@ -94,12 +91,33 @@ def target() -> str:
     return "journal" if _journal_behind_stderr() else "console"
 
 
-class _Enqueue(QueueHandler):
-    def enqueue(self, record: logging.LogRecord) -> None:
-        try:
-            self.queue.put_nowait(record)
-        except queue.Full:
-            pass
+class _Backlog(logging.Handler):
+    """Hands records to a thread that gives them to `sink`.
+
+    `logging.handlers` has the like, and with it half a mebibyte of what this service has no use for.
+    """
+
+    def __init__(self, sink: logging.Handler) -> None:
+        super().__init__()
+        self._sink = sink
+        self._records: queue.Queue[logging.LogRecord | None] = queue.Queue(_BACKLOG)
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Rendered at once: what it is made of may be another thing by the time it is written.
+        text = {"msg": self.format(record), "args": None, "exc_info": None, "exc_text": None}
+        with contextlib.suppress(queue.Full):
+            self._records.put_nowait(logging.makeLogRecord(record.__dict__ | text))
+
+    def end(self) -> None:
+        """Return once all that waits is written."""
+        self._records.put(None)
+        self._thread.join()
+
+    def _write(self) -> None:
+        while (record := self._records.get()) is not None:
+            self._sink.handle(record)
 
 
 def _journal_behind_stderr() -> bool:

@@ -54,6 +54,12 @@ def forbid_core_dumps() -> None:
         raise OSError(ctypes.get_errno(), "core dumps cannot be forbidden")
 
 
+def return_memory() -> None:
+    """Give back to the system what is free between things in use. malloc_trim(3), of glibc only."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+
+
 def parse_start_ticks(stat: bytes) -> int:
     """Return the start time from the content of /proc/<pid>/stat; ValueError if it is none.
 

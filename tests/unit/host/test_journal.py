@@ -39,3 +39,22 @@ def test_log_goes_to_standard_error_without_a_journal() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
     assert done.stderr == "WARNING: one two\nERROR: after\n"
+
+
+def test_log_record_is_rendered_when_it_is_made_with_its_exception() -> None:
+    code = (
+        "import logging; from bootcd.host import journal\n"
+        "with journal.logging_configured():\n"
+        "    names = ['one']\n"
+        "    logging.warning('%s', names)\n"
+        "    names.append('two')\n"
+        "    try: 1 / 0\n"
+        "    except ZeroDivisionError: logging.exception('odd')\n"
+    )
+    environment = {"JOURNAL_STREAM": "1:1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    lines = done.stderr.splitlines()
+    assert lines[:3] == ["WARNING: ['one']", "ERROR: odd", "Traceback (most recent call last):"]
+    assert lines[-1] == "ZeroDivisionError: division by zero"
