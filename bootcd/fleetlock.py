@@ -18,11 +18,11 @@ import ssl
 import aiohttp
 
 from bootcd.model.errors import FleetLockRefused, FleetLockUnavailable, InvalidConfig
+from bootcd.model.text import one_line
 
 DEADLINE_SECS = 30.0
 "Of one request, from the look-up of the name to the last byte."
 _ANSWER_LIMIT = 16 << 10
-_SHOWN_CHARACTERS = 200
 _APPLICATION = bytes.fromhex("de35106b6ec24688b63afddaa156679b")
 "Of Zincati, see its src/identity/mod.rs."
 _MACHINE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -122,4 +122,4 @@ async def _read(answer: aiohttp.ClientResponse) -> bytes:
 def _plain(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
-    return "".join(character for character in value if character.isprintable())[:_SHOWN_CHARACTERS]
+    return one_line(value)

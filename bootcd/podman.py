@@ -21,6 +21,7 @@ from pathlib import Path
 from bootcd.host import process
 from bootcd.host.process import Completed
 from bootcd.model.errors import BackendFailed, Unsupported
+from bootcd.model.text import last_line
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,6 @@ ALIAS = Path("/run/bootc/storage")
 PULL_DEADLINE_SECS = 3600.0
 DEADLINE_SECS = 300.0
 _OUTPUT_LIMIT = 16 << 20
-_WORDS_LIMIT = 300
 _IDS_AT_ONCE = 100
 _RUN_ROOT = "/proc/self/fd/3"
 # The directory below the mount is the one of the run time.
@@ -160,6 +160,4 @@ class BoundImageStore:
 
 
 def _refused(doing: str, done: Completed) -> BackendFailed:
-    lines = done.stderr.decode(errors="replace").strip().splitlines() or ["podman gave no reason"]
-    words = "".join(c if c.isprintable() else "?" for c in lines[-1])[:_WORDS_LIMIT]
-    return BackendFailed(f"cannot {doing}: {words}")
+    return BackendFailed(f"cannot {doing}: {last_line(done.stderr) or 'podman gave no reason'}")

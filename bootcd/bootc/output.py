@@ -31,11 +31,11 @@ from bootcd.model.errors import (
 )
 from bootcd.model.host import Host
 from bootcd.model.job import LAYERS_SHOWN, LayerProgress, Phase, Progress
+from bootcd.model.text import last_line
 
 _PHASES = {"pulling": Phase.FETCH, "importing": Phase.IMPORT, "staging": Phase.STAGE}
 _MAX_COUNT = (1 << 63) - 1
 _ID_CHARS = 21
-_WORDS_LIMIT = 300
 _FINDING = re.compile(r"^Update available for: .+$", re.MULTILINE)
 _NO_FINDING = re.compile(r"^No (changes in: |update available)", re.MULTILINE)
 _DIGEST = re.compile(r"^\s+Digest: (sha256:[0-9a-f]{64})$", re.MULTILINE)
@@ -146,12 +146,8 @@ def parse_finding(text: str) -> tuple[str, str] | None:
 def failure(doing: str, status: int, stderr: bytes) -> BootcdError:
     """Return the error for a command that ended with a status other than 0."""
     text = stderr.decode(errors="replace")
-    words = next((line for line in reversed(text.splitlines()) if line.strip()), "").strip()
-    words = words.removeprefix("error: ").removeprefix("ERROR ")
-    words = (
-        "".join(c if c.isprintable() else "?" for c in words)[:_WORDS_LIMIT]
-        or f"it ended with status {status}"
-    )
+    words = last_line(stderr).removeprefix("error: ").removeprefix("ERROR ")
+    words = words or f"it ended with status {status}"
     lowered = text.lower()
     cls = next((cls for pattern, cls in _REASONS if re.search(pattern, lowered)), BackendFailed)
     return cls(f"bootc cannot {doing}: {words}", hint="the journal has all that bootc said")

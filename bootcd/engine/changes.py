@@ -13,8 +13,8 @@ from bootcd.engine.protocol import Report
 from bootcd.host import process
 from bootcd.model.errors import BackendFailed, NoSuchDeployment, Unsupported, WrongState
 from bootcd.model.job import JobKind, JobRequest, JobState, Outcome, Phase, Progress, WorkerSettings
+from bootcd.model.text import one_line
 from bootcd.ostree.garbage import hand_back_image
-from bootcd.ostree.libostree import one_line
 from bootcd.ostree.selection import find_deployment
 from bootcd.ostree.sysroot import Sysroot
 from bootcd.ostree.view import deployment_id, kernel_arguments

@@ -25,6 +25,7 @@ from bootcd.host.programs import find_programs, run_program
 from bootcd.model.errors import HookFailed
 from bootcd.model.host import BootEntry, Host
 from bootcd.model.job import ImageUpdate, JobKind, JobRequest, Phase, Progress, WorkerSettings
+from bootcd.model.text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -142,13 +143,8 @@ def _environment(point: Point, subject: Subject) -> dict[str, str]:
         "DIGEST": subject.digest,
         "VERSION": subject.version,
     }
-    told = {f"BOOTCD_{name}": _plain(value) for name, value in values.items()}
+    told = {f"BOOTCD_{name}": one_line(value, _LONGEST_VALUE) for name, value in values.items()}
     return {"PATH": os.environ.get("PATH", _PATH), "LANG": "C.UTF-8", **told}
-
-
-def _plain(value: str) -> str:
-    """Return a text of an image as one line of bounded length, which any environment can hold."""
-    return "".join(character for character in value if character.isprintable())[:_LONGEST_VALUE]
 
 
 @asynccontextmanager

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bootcd.host import process
+from bootcd.model.text import last_line
 
 log = logging.getLogger(__name__)
 
 _OUTPUT_LIMIT = 1 << 20
 "A program that prints more gets an error from its write."
 _LOGGED_LINES = 40
-_SHOWN_CHARACTERS = 200
 
 
 def find_programs(root: Path, places: Sequence[str], name: str) -> list[Path]:
@@ -65,5 +65,5 @@ async def run_program(
     if done.status == 0:
         return ""
     how = f"exit status {done.status}" if done.status > 0 else f"killed by signal {-done.status}"
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return f"{how}: {last[:_SHOWN_CHARACTERS]}" if last else how
+    last = last_line(done.stdout + done.stderr)
+    return f"{how}: {last}" if last else how

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from bootcd.host import process
 from bootcd.model.errors import BackendFailed, Unsupported
+from bootcd.model.text import last_line
 
 _OUTPUT_LIMIT = 64 << 10
-_WORDS = 300
 _DEADLINE_SECS = 1800
 "Making and flushing a file system takes its time on a slow, large disk."
 
@@ -57,8 +57,6 @@ async def run_tool(argv: Sequence[str], doing: str, *, stdin: bytes | None = Non
     except OSError as error:
         raise BackendFailed(f"cannot {doing}: {argv[0]} cannot be started: {error.strerror}") from error
     if done.status != 0:
-        lines = (done.stderr or done.stdout).decode(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), f"exit code {done.status}")
-        words = "".join(c if c.isprintable() else "?" for c in last)[:_WORDS]
+        words = last_line(done.stderr or done.stdout) or f"exit code {done.status}"
         raise BackendFailed(f"cannot {doing}: {words}")
     return done.stdout

@@ -10,7 +10,7 @@ import logging
 import os
 
 from bootcd.model.errors import BackendFailed, NotBootable
-from bootcd.ostree.libostree import one_line
+from bootcd.model.text import one_line
 from bootcd.ostree.repository import Repository
 from bootcd.ostreefmt.kargs import KARGS_DIRECTORY, invalid_kargs, parse_kargs_toml, rust_architecture
 from bootcd.ostreefmt.objects import parse_dirtree

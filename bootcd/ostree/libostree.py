@@ -18,14 +18,13 @@ gi.require_version("OSTree", "1.0")
 from gi.repository import Gio, GLib, OSTree  # noqa: E402  (the version has to be pinned first)
 
 from bootcd.model.errors import BackendFailed, BootcdError, OutOfSpace, ReadOnlyHost  # noqa: E402
+from bootcd.model.text import one_line  # noqa: E402
 
 # PyGObject makes a class at its first use, and a second thread may meet it half made: layers are written by
 # several, so what they all build is built once here.
 GLib.Variant("a{sv}", {"": GLib.Variant("as", [""])})
 
-__all__ = ["GLib", "Gio", "OSTree", "has", "host_errors", "one_line"]
-
-_TEXT_LIMIT = 300
+__all__ = ["GLib", "Gio", "OSTree", "has", "host_errors"]
 
 
 def has(owner: Any, name: str) -> bool:
@@ -57,10 +56,3 @@ def host_errors(doing: str, *, path: str = "") -> Iterator[None]:
         if error.errno == errno.EROFS:
             raise ReadOnlyHost(f"cannot {doing}: {path or 'the file system'} is read-only") from error
         raise BackendFailed(f"cannot {doing}: {one_line(error.strerror or 'input/output error')}") from error
-
-
-def one_line(text: str) -> str:
-    """Reduce a foreign message to one printable line of bounded length."""
-    line = " ".join(text.split())
-    line = "".join(c if c.isprintable() else "?" for c in line)
-    return line if len(line) <= _TEXT_LIMIT else line[: _TEXT_LIMIT - 1] + "…"

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bootcd.model.errors import NotBootable, Unsupported
-from bootcd.ostree.libostree import Gio, GLib, OSTree, host_errors, one_line
+from bootcd.model.text import one_line
+from bootcd.ostree.libostree import Gio, GLib, OSTree, host_errors
 from bootcd.ostree.repository import Repository
 from bootcd.ostree.tree import Directory, read_tree
 from bootcd.ostreefmt.filecontexts import Cell, FileContexts

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bootcd.model.errors import SignatureRejected
+from bootcd.model.text import one_line
 from bootcd.model.trust import Verdict
 from bootcd.ostree.image import remote_scope
-from bootcd.ostree.libostree import GLib, OSTree, one_line
+from bootcd.ostree.libostree import GLib, OSTree
 
 log = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ https://github.com/bootc-dev/bootc.
 from __future__ import annotations
 
 from bootcd.model.errors import NotBootable
+from bootcd.model.text import one_line
 
 DIRECTORY = "usr/lib/bootc/bound-images.d"
 
@@ -48,8 +49,7 @@ def parse_bound_image(name: str, data: bytes) -> str:
 
 
 def invalid(name: str, problem: str, hint: str = "") -> NotBootable:
-    shown = "".join(c if c.isprintable() else "?" for c in name[:100])
-    return NotBootable(f"/{DIRECTORY}/{shown} of the image {problem}", hint=hint)
+    return NotBootable(f"/{DIRECTORY}/{one_line(name, 100)} of the image {problem}", hint=hint)
 
 
 def _section(text: str, wanted: str) -> dict[str, str]:

@@ -37,11 +37,11 @@ from bootcd.model.errors import (
     Stalled,
     Truncated,
 )
+from bootcd.model.text import one_line
 from bootcd.oci.reference import ImageReference
 from bootcd.registry.retry import parse_retry_after
 
 MAX_ERROR_BYTES = 16 << 10
-_MAX_SHOWN_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +240,7 @@ def error_words(body: bytes, secret: str = "") -> str:
     text = ": ".join(part for part in parts if isinstance(part, str) and part)
     if any(word in text for word in _unspeakable(secret)):
         return ""
-    words = _printable(text)
+    words = one_line(text)
     return f" ({words})" if words else ""
 
 
@@ -256,9 +256,4 @@ def _unspeakable(secret: str) -> Iterator[str]:
 
 
 def _detail(reason: str | None) -> str:
-    return f": {_printable(reason).rstrip('.')}" if reason else ""
-
-
-def _printable(text: str) -> str:
-    text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    return text if len(text) <= _MAX_SHOWN_CHARS else text[: _MAX_SHOWN_CHARS - 3] + "..."
+    return f": {one_line(reason).rstrip('.')}" if reason else ""

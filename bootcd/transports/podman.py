@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 
 from bootcd.host import process
 from bootcd.model.errors import BackendFailed, InvalidImage, NotFound, OutOfSpace, Unsupported
+from bootcd.model.text import one_line
 from bootcd.oci.manifest import Descriptor, ImageManifest
 from bootcd.oci.reference import DOCKER_HUB, is_digest, parse_reference
 from bootcd.oci.resolve import Document, ResolvedImage, resolve_image
@@ -29,7 +30,6 @@ from bootcd.transports.verify import mismatch
 _INSPECT_SECS = 60.0
 _SAVE_SECS = 3600.0
 _OUTPUT_BYTES = 4 << 20
-_SHOWN_CHARS = 300
 _ABSENT = "image not known"
 _SPOOL = "/var/tmp"  # noqa: S108 - file-hierarchy(7) has what is large here; the file has no name
 
@@ -155,8 +155,7 @@ class PodmanSource:
         return done
 
     def _failure(self, words: str) -> BackendFailed:
-        shown = " ".join("".join(c if c.isprintable() else " " for c in words).split())[:_SHOWN_CHARS]
-        return BackendFailed(f"{self._image} cannot be read: {shown}", image=self._image)
+        return BackendFailed(f"{self._image} cannot be read: {one_line(words)}", image=self._image)
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ from typing import Any
 
 from bootcd.host.process import signal_process, spawn
 from bootcd.model.errors import BackendFailed, BootcdError, InvalidManifest, NotFound, Unsupported
+from bootcd.model.text import one_line
 from bootcd.oci.manifest import (
     MAX_CONFIG_BYTES,
     MAX_MANIFEST_BYTES,
@@ -34,7 +35,6 @@ _COMMAND = ("skopeo", "--insecure-policy", "experimental-image-proxy", "--sockfd
 "Whether the image may run on this host was decided by its policy before."
 _MESSAGE_BYTES = 32 << 10
 _READ_BYTES = 1 << 20
-_SHOWN_CHARS = 300
 _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 _ABSENT = ("does not resolve to an image ID", "identifier is not an image", "image not known")
 
@@ -182,10 +182,9 @@ class _Proxy:
         return value, pipe, number
 
     def failure(self, words: str) -> BootcdError:
-        shown = " ".join("".join(c if c.isprintable() else " " for c in words).split())[:_SHOWN_CHARS]
         if any(absent in words for absent in _ABSENT):
             return NotFound(f"this host has no {self._image}", hint="see: podman images", image=self._image)
-        return BackendFailed(f"{self._image} cannot be read: {shown}", image=self._image)
+        return BackendFailed(f"{self._image} cannot be read: {one_line(words)}", image=self._image)
 
 
 def _close(pipe: int) -> None:

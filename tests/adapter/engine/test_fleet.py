@@ -174,7 +174,7 @@ async def test_only_one_takes_and_gives_back_at_a_time(machines: tuple[Machine, 
         pytest.param(
             lambda: web.json_response({"kind": "k", "value": "not\x1b[2J\nnow" + "x" * 999}, status=500),
             FleetLockRefused,
-            "refused: not[2Jnowxxx",
+            "refused: not?[2J nowxxx",
             id="refused with what a terminal would act on",
         ),
         pytest.param(

@@ -70,7 +70,7 @@ async def test_version_of_an_image_is_told_as_one_bounded_line(tmp_path: Path) -
     assert await hooks(tmp_path).tell(Point.POST_STAGE, hostile) == ()
 
     told = (tmp_path / "told").read_text()
-    assert told.startswith("1LD_PRELOAD=x9")
+    assert told.startswith("1? LD_PRELOAD=x9")
     assert len(told) == 1024
 
 

@@ -50,7 +50,7 @@ def test_answered_status_gives_its_own_error_naming_the_image(status: int, kind:
         "reference": "quay.example/os/base:44",
     }
     assert "quay.example/os/base:44" in error.message
-    assert error.message.endswith("(DENIED: no [31m way)")
+    assert error.message.endswith("(DENIED: no?[31m way)")
 
 
 @pytest.mark.parametrize(
