@@ -29,6 +29,7 @@ from bootcd.host import journal, notify, process
 from bootcd.host.clock import SystemClock
 from bootcd.host.composefs import choose_backend
 from bootcd.host.files import remove_leftovers
+from bootcd.host.machineid import rollout_identity
 from bootcd.jobs.history import History
 from bootcd.jobs.manager import JobManager
 from bootcd.jobs.records import JobStore
@@ -114,6 +115,7 @@ async def _serve(options: Options, config: Config) -> int:
         runtime=options.runtime,
         clock=clock,
         version=__version__,
+        identity=rollout_identity() or os.urandom(16),
     )
     agent = Agent(service, clock=clock, chance=random.SystemRandom().random)
     async with AsyncExitStack() as stack:

@@ -23,6 +23,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from bootcd.host.files import read_bounded
 from bootcd.model.errors import InvalidConfig
 from bootcd.model.job import WorkerSettings
+from bootcd.policy.rollout import Rollout
 from bootcd.policy.span import LONGEST_SPAN, parse_span, quoted
 from bootcd.policy.window import LONGEST_WINDOW, Window, parse_window
 from bootcd.update.facts import Mode, Rules
@@ -61,8 +62,10 @@ def parse_size(text: str) -> int:
 # Types of values
 
 
-def _span(at_least: timedelta, at_most: timedelta) -> Any:
-    def check(value: object) -> timedelta:
+def _span(at_least: timedelta, at_most: timedelta, *, optional: bool = False) -> Any:
+    def check(value: object) -> timedelta | None:
+        if optional and value in ("", None):
+            return None
         if isinstance(value, str):
             span = parse_span(value)
         elif isinstance(value, int) and not isinstance(value, bool):
@@ -186,6 +189,12 @@ class Updates(_Section):
     time_zone: Annotated[str, AfterValidator(_time_zone)] = ""
 
 
+class Phasing(_Section):
+    wariness: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.5
+    period: Annotated[timedelta | None, _span(timedelta(0), LONGEST_SPAN, optional=True)] = None
+    minimum_age: Annotated[timedelta, _span(timedelta(0), LONGEST_SPAN)] = timedelta(0)
+
+
 class Registry(_Section):
     insecure: tuple[Annotated[str, AfterValidator(_registry)], ...] = ()
     ca_file: Annotated[str, AfterValidator(_absolute_or_empty)] = ""
@@ -244,6 +253,7 @@ class Config(_Section):
     """Everything that can be set, valid as a whole."""
 
     updates: Updates = Updates()
+    rollout: Phasing = Phasing()
     registry: Registry = Registry()
     trust: Trust = Trust()
     worker: Worker = Worker()
@@ -263,6 +273,7 @@ class Config(_Section):
             jitter=updates.jitter,
             windows=tuple(entry.window for entry in updates.windows),
             zone=zone_of(updates.time_zone) if updates.windows else UTC,
+            rollout=Rollout(self.rollout.wariness, self.rollout.period, self.rollout.minimum_age),
         )
 
     @property

@@ -8,15 +8,13 @@ know it. No web proxy is used.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import json
 import os
-import re
 import ssl
 
 import aiohttp
 
+from bootcd.host.machineid import application_id
 from bootcd.model.errors import FleetLockRefused, FleetLockUnavailable, InvalidConfig
 from bootcd.model.text import one_line
 
@@ -25,7 +23,6 @@ DEADLINE_SECS = 30.0
 _ANSWER_LIMIT = 16 << 10
 _APPLICATION = bytes.fromhex("de35106b6ec24688b63afddaa156679b")
 "Of Zincati, see its src/identity/mod.rs."
-_MACHINE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 def client_id(machine_id: str) -> str:
@@ -33,13 +30,10 @@ def client_id(machine_id: str) -> str:
 
     Raises InvalidConfig if it is none.
     """
-    text = machine_id.strip()
-    if not _MACHINE_ID.fullmatch(text) or text == "0" * 32:
-        raise InvalidConfig("/etc/machine-id holds no machine id, by which a fleet lock is held")
-    digest = bytearray(hmac.digest(bytes.fromhex(text), _APPLICATION, hashlib.sha256)[:16])
-    digest[6] = digest[6] & 0x0F | 0x40
-    digest[8] = digest[8] & 0x3F | 0x80
-    return digest.hex()
+    try:
+        return application_id(machine_id, _APPLICATION).hex()
+    except ValueError:
+        raise InvalidConfig("/etc/machine-id holds no machine id, by which a fleet lock is held") from None
 
 
 class FleetLock:

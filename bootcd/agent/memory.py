@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from bootcd.host.documents import load_document
 from bootcd.model.job import ImageUpdate
@@ -28,6 +28,9 @@ class Memory(BaseModel):
     image: str = ""
     "The tracked image `available` is an update of."
     available: ImageUpdate | None = None
+    seen: AwareDatetime | None = None
+    seen_digest: str = ""
+    "When the update that was found last was seen first, and which one that is."
     notes: str = ""
     notes_digest: str = ""
     "The release notes that were found last, and the image they are of."

@@ -73,7 +73,8 @@ class Service:
     """All a front end sees.
 
     `load` reads the settings anew and `inspect` looks at the system root it is given; both may raise
-    BootcdError, and `load` blocks. Files go to the directories `state` and `runtime`.
+    BootcdError, and `load` blocks. `identity` is the machine's, for rollouts. Files go to the directories
+    `state` and `runtime`.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Service:
         clock: Clock,
         version: str,
         backend: str = "ostree",
+        identity: bytes = b"",
     ) -> None:
         self._manager = manager
         self._settings = settings
@@ -96,6 +98,7 @@ class Service:
         self._memory_path = state / "agent.json"
         self._runtime = runtime
         self._clock = clock
+        self._identity = identity
         self._comparisons = comparisons
         self._publication = Publication()
         self._watcher = HostWatcher(inspect, settings.worker.sysroot, self._on_host)
@@ -242,8 +245,11 @@ class Service:
 
     def plan(self, *, started: datetime, chance: float) -> Plan:
         """Decide what to do unasked; arguments as in `bootcd.update.facts.Facts`."""
+        now = self._clock.now()
+        if self._memory.seen and self._memory.seen > now:
+            self._remember(seen=now)  # it was seen by a clock that was ahead
         facts = Facts(
-            now=self._clock.now(),
+            now=now,
             started=started,
             chance=chance,
             job_active=self._running is not None,
@@ -251,6 +257,8 @@ class Service:
             attempts=self._memory.attempts,
             health=self._health,
             inhibitors=self._inhibition.held,
+            identity=self._identity,
+            first_seen=self._memory.seen,
         )
         return plan(self._situation, facts, self._settings.rules)
 
@@ -344,8 +352,10 @@ class Service:
         self._attempted(record, self._digest_at_start)
 
     def _found(self, update: ImageUpdate) -> None:
-        known = self._situation.available
+        known, now = self._situation.available, self._clock.now()
         self._step(machine.UpdateFound(update))
+        if update.digest != self._memory.seen_digest or self._memory.seen is None:
+            self._remember(seen=now, seen_digest=update.digest)
         if self._situation.available and (known is None or known.digest != update.digest):
             log.info(
                 "an update is available: %s %s",

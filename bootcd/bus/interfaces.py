@@ -277,10 +277,8 @@ def _blocked_by(view: ManagerView) -> list[tuple[str, str, int, dict[str, Varian
 
 
 def _image_time(view: DeploymentView) -> int:
-    try:
-        return microseconds(datetime.fromisoformat((view.entry.image and view.entry.image.timestamp) or ""))
-    except ValueError:
-        return 0
+    created = view.entry.image.created if view.entry.image else None
+    return microseconds(created) if created else 0
 
 
 MANAGER = Interface.of(

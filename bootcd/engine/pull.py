@@ -63,6 +63,7 @@ from bootcd.ostree.importer import INDEX_DIGEST_KEY, Importer
 from bootcd.ostree.sysroot import Sysroot
 from bootcd.ostreefmt.metadata import TRUST, cached_update_metadata, parse_merge_metadata
 from bootcd.ostreefmt.origin import REGISTRY, RemoteSignature, SignaturePolicy, TrackedImage
+from bootcd.policy.rollout import PERIOD, announced_period
 
 log = logging.getLogger(__name__)
 
@@ -317,6 +318,7 @@ class Pulls:
             digest=image.digest,
             version=image.config.version or "",
             created=parse_timestamp(image.config.timestamp),
+            rollout_secs=announced_period(image.announced(PERIOD)).total_seconds(),
             download_bytes=sum(layer.size for layer in missing_layers(self._sysroot.repository, image)),
             trust=image.verdict,
         )

@@ -8,6 +8,7 @@ except `otherDeployments`, `annotations`, `labels`, `namespace` and `signature`,
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -34,6 +35,15 @@ class ImageStatus(_Document):
     timestamp: str | None = None
     image_digest: str
     architecture: str
+
+    @property
+    def created(self) -> datetime | None:
+        """When the image was made, None if it does not say so."""
+        try:
+            made = datetime.fromisoformat(self.timestamp or "")
+        except ValueError:
+            return None
+        return made if made.tzinfo else made.replace(tzinfo=UTC)
 
 
 class OstreeStatus(_Document):

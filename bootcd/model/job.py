@@ -261,6 +261,8 @@ class ImageUpdate(_Document):
     created: AwareDatetime | None = None
     download_bytes: int = -1
     "Compressed bytes not here yet; -1 if unknown."
+    rollout_secs: float = Field(default=0, ge=0)
+    "Over which the image asks machines to take it by and by; 0 for at once."
     has_notes: bool = False
     "check: release notes were found."
     trust: Verdict | None = None

@@ -38,6 +38,11 @@ class Image:
     "Digest of the index the manifest was chosen from, if it came from one."
     verdict: Verdict | None = None
     "Why the host's signature policy lets it in."
+
+    def announced(self, name: str) -> str | None:
+        """Return what the image says of itself by an annotation of its manifest, else by a label."""
+        return self.manifest.annotations.get(name, self.config.labels.get(name))
+
     remote: str = ""
     "The ostree remote that has to have signed the commit the image was made from."
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from bootcd.model.health import HealthRecord
 from bootcd.model.host import Host
+from bootcd.policy.rollout import Rollout
 from bootcd.policy.window import Window
 from bootcd.update.attempts import Attempts
 from bootcd.update.inhibit import Inhibitor
@@ -40,6 +41,7 @@ class Rules:
     "In which an update may be applied; at any time if there are none."
     zone: tzinfo = UTC
     "Of the windows."
+    rollout: Rollout = field(default_factory=Rollout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,3 +59,7 @@ class Facts:
     health: HealthRecord = field(default_factory=HealthRecord)
     inhibitors: tuple[Inhibitor, ...] = ()
     "Those that are in force."
+    identity: bytes = b""
+    "By which the machine's places in rollouts are drawn; its secret."
+    first_seen: datetime | None = None
+    "When this machine saw the available update first; not in the future."

@@ -11,6 +11,7 @@ from bootcd.update.gates import Check, Gate
 from bootcd.update.inhibit import STAGING as DOING
 from bootcd.update.inhibit import holding
 from bootcd.update.machine import HostView, digest_of, view_of
+from bootcd.update.maturity import downgrade, minimum_age, rollout
 
 
 def rollback_queued(facts: Facts, rules: Rules, update: ImageUpdate) -> Gate | None:
@@ -78,6 +79,9 @@ STAGING: tuple[Check[ImageUpdate], ...] = (
     inhibited,
     booted_badly,
     left,
+    downgrade,
     attempts,
     cancelled,
+    minimum_age,
+    rollout,
 )

@@ -549,6 +549,7 @@ async def test_check_leaves_its_finding_where_bootc_reads_it_and_changes_nothing
     assert outcome.changed is False
     assert outcome.update is not None
     assert (outcome.update.digest, outcome.update.version) == (digest, "2")
+    assert outcome.update.rollout_secs == 36 * 3600
     assert outcome.update.download_bytes == sum(len(layer.blob) for layer in host.image("2").layers)
     assert host.announced()
     assert host.read(REBOOT_REQUIRED) is None

@@ -80,7 +80,7 @@ def image_of_tree(tree: Path, *more: Entry, version: str = "1", **options: objec
             entries.append(directory(name, mode=mode))
         else:
             entries.append(file(name, path.read_bytes(), mode=mode))
-    labels = {"org.opencontainers.image.version": version}
+    labels = {"org.opencontainers.image.version": version, "org.bootcd.rollout.period": "36h"}
     return make_image([make_layer([*entries, *more])], labels=labels, **options)  # type: ignore[arg-type]
 
 

@@ -21,6 +21,7 @@ from bootcd.config import (
 )
 from bootcd.model.errors import InvalidConfig
 from bootcd.model.job import WorkerSettings
+from bootcd.policy.rollout import Rollout
 from bootcd.policy.window import parse_window
 from bootcd.update.facts import Mode, Rules
 
@@ -31,6 +32,10 @@ interval = "1h 30min"
 jitter = 90
 windows = [{ start = "Sun 02:00", length = "1h" }]
 time-zone = "UTC"
+[rollout]
+wariness = 1
+period = "3d"
+minimum-age = "12h"
 [registry]
 insecure = ["LOCALHOST:5000", "[::1]:5000"]
 ca-file = "/etc/pki/ca.pem"
@@ -93,7 +98,10 @@ def test_config_of_nothing_checks_but_does_not_stage() -> None:
 def test_config_of_every_key_reaches_rules_and_worker_settings() -> None:
     config = config_of(EVERY_KEY)
     window = parse_window("Sun 02:00", timedelta(hours=1))
-    assert config.rules == Rules(Mode.STAGE, timedelta(minutes=90), timedelta(seconds=90), (window,), UTC)
+    rollout = Rollout(wariness=1.0, period=timedelta(days=3), minimum_age=timedelta(hours=12))
+    assert config.rules == Rules(
+        Mode.STAGE, timedelta(minutes=90), timedelta(seconds=90), (window,), UTC, rollout
+    )
     assert config.worker.runner is RunnerKind.SUBPROCESS
     assert config.worker_settings == WorkerSettings(
         sysroot="/mnt",
@@ -227,6 +235,10 @@ def test_load_config_warns_of_files_it_does_not_read(tmp_path: Path) -> None:
             "[updates]\ninterval = true\n", 2, "updates.interval: must be a time span", id="boolean"
         ),
         pytest.param("[updates]\njitter = -1\n", 2, "updates.jitter: must be at least 0", id="negative"),
+        pytest.param("[rollout]\nwariness = 1.5\n", 2, "rollout.wariness: must be less than", id="wary"),
+        pytest.param("[rollout]\nwariness = nan\n", 2, "rollout.wariness: must be", id="no number"),
+        pytest.param("[rollout]\nwariness = true\n", 2, "rollout.wariness: must be", id="wary or not"),
+        pytest.param("[rollout]\nperiod = '2y'\n", 2, 'rollout.period: "2y" is longer', id="endless rollout"),
         pytest.param("updates = 3\n", 1, "updates: must be a table", id="no table"),
         pytest.param("[[updates]]\n", 1, "updates: must be a table", id="array of tables"),
         pytest.param(

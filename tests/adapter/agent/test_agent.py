@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from bootcd.agent.agent import Agent
 from bootcd.agent.service import Settings
 from bootcd.agent.snapshot import NextAction
 from bootcd.model.job import JobKind, JobState
+from bootcd.policy.rollout import Rollout
 from bootcd.policy.window import parse_window
 from bootcd.update.facts import Action, Mode, Rules
 from bootcd.update.gates import Gate
@@ -121,6 +123,32 @@ async def test_update_is_found_and_staged_with_nobody_asking(
         await bench.shown(state="staged")
         kinds = [record.request.kind for record in bench.service.jobs()]
         assert kinds == [JobKind.CHECK, JobKind.UPGRADE]
+
+
+async def test_update_is_staged_when_the_turn_of_this_machine_comes(
+    tmp_path: Path, script: WorkerScript, time: Time
+) -> None:
+    script.steps(["ready"], FOUND)
+    bench = ServiceBench(tmp_path, script, clock=time.clock, mode=Mode.STAGE)
+    rules = replace(bench.settings.rules, rollout=Rollout(wariness=1, period=timedelta(hours=2)))
+    bench.settings = replace(bench.settings, rules=rules)
+    async with bench:
+        await bench.service.reload()
+        async with agent_at_work(bench, time):
+            await bench.shown(state="idle")
+            await time.passes(hours=1)
+            await bench.shown(state="available")
+            turn = time.clock.now() + timedelta(hours=2)  # what is found says nothing of its time
+            words = "other machines take this version first"
+            await bench.shown(
+                next_action=NextAction("stage", f"an update is available; {words}", turn),
+                gates=(Gate("rollout", words, turn, (Action.STAGE,)),),
+            )
+            await time.passes(minutes=119)
+            assert len(script.pids()) == 1
+            script.steps(["ready"], *TAKEN)
+            await time.passes(minutes=1)
+            await bench.shown(state="staged", gates=())
 
 
 async def test_failed_check_is_tried_again_later_and_later(
