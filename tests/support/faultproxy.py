@@ -165,11 +165,11 @@ class FaultProxy:
             return self._close(request, web.Response())
         if fault.status:
             return await self._answer(request, seen, fault, fault.status, CIMultiDict(), None)
-        headers = {
-            key: value
+        headers = CIMultiDict(
+            (key, value)
             for key, value in request.headers.items()
             if key.lower() not in _HOP_BY_HOP and not (fault.ignore_range and key.lower() == "range")
-        }
+        )
         url = URL(self.upstream + request.raw_path, encoded=True)
         async with self._session.request(
             request.method, url, headers=headers, data=request.content, allow_redirects=False

@@ -48,6 +48,8 @@ class Registry:
     "Whom the pushing side trusts, if `certificate` is given."
     basic_auth: bool = False
     tokens: TokenServer | None = None
+    upstream: str = ""
+    "The URL of a registry it is a pull-through mirror of."
     host: str = ""
 
     async def __aenter__(self) -> Self:
@@ -127,6 +129,12 @@ class Registry:
         value = digest.removeprefix("sha256:")
         return self.directory / "storage/docker/registry/v2/blobs/sha256" / value[:2] / value / "data"
 
+    def keeps(self, repository: str, digest: str) -> bool:
+        """Whether a repository has a blob; asked of a mirror, that is one it need not ask for any more."""
+        value = digest.removeprefix("sha256:")
+        layers = self.directory / "storage/docker/registry/v2/repositories" / repository / "_layers"
+        return (layers / "sha256" / value / "link").exists()
+
     async def _send(
         self, method: str, path: str, *, repository: str, data: bytes | None = None, **options: Any
     ) -> str:
@@ -158,6 +166,8 @@ class Registry:
             },
             "http": http,
         }
+        if self.upstream:
+            config["proxy"] = {"remoteurl": self.upstream}
         if self.basic_auth:
             passwords = self.directory / "htpasswd"
             passwords.write_text(f"{USER}:{_HTPASSWD}\n")
