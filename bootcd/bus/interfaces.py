@@ -12,17 +12,15 @@ from datetime import datetime
 from dbus_fast import Variant
 
 from bootcd.agent.snapshot import Snapshot
+from bootcd.bus.entries import microseconds, outcome_entries, signature_entries, update_entries
 from bootcd.bus.errors import bus_name, clean_text
 from bootcd.bus.schema import Argument, Interface, Method, Property, Signal, variant
-from bootcd.model import moment
 from bootcd.model.errors import ErrorInfo
 from bootcd.model.host import BootEntry
-from bootcd.model.job import ImageChanges, ImageUpdate, JobKind, JobRecord, JobState, Outcome
+from bootcd.model.job import JobKind, JobRecord, JobState
 from bootcd.model.report import DeploymentDetails
 from bootcd.model.right import INHIBIT, RIGHTS, Right
-from bootcd.model.trust import Verdict
 from bootcd.update.features import features, read_only_reason
-from bootcd.update.inhibit import Inhibitor
 
 ROOT_PATH = "/org/bootcd1"
 JOB_ROOT = ROOT_PATH + "/job"
@@ -79,29 +77,6 @@ def deployments(snapshot: Snapshot) -> Iterator[DeploymentView]:
             yield DeploymentView(entry, role, snapshot.details.get(entry.id, DeploymentDetails()))
 
 
-def microseconds(when: datetime | None) -> int:
-    """Return microseconds since the epoch; 0 for an unknown time and for one before it."""
-    return max(0, moment.microseconds(when)) if when else 0
-
-
-def outcome_entries(outcome: Outcome | None) -> dict[str, Variant]:
-    """Return Job.Outcome: empty until the end."""
-    if outcome is None:
-        return {}
-    entries = {
-        "changed": variant("b", outcome.changed),
-        "reboot": variant("b", outcome.reboot),
-        "soft-reboot": variant("b", outcome.soft_reboot),
-        "bytes-fetched": variant("t", outcome.bytes_fetched),
-        **update_entries(outcome.update),
-    }
-    if outcome.dropped:
-        entries["dropped"] = variant("s", outcome.dropped)
-    for name, value in (outcome.error.fields if outcome.error else {}).items():
-        entries[f"error-{name}"] = _fact(value)
-    return entries
-
-
 def reboot_told(record: JobRecord) -> tuple[int, str, dict[str, Variant]]:
     """Return what Manager.RebootScheduled says of a job that has had the host reboot."""
     who, request = record.requester, record.request
@@ -114,91 +89,6 @@ def reboot_told(record: JobRecord) -> tuple[int, str, dict[str, Variant]]:
         "uid": variant("u", who.uid),
     }
     return microseconds(record.finished), f"{request.kind}, asked for by {asked_by}", details
-
-
-def update_entries(update: ImageUpdate | None) -> dict[str, Variant]:
-    """Return an image version as Manager.AvailableUpdate and Job.Outcome carry it; empty for none."""
-    if update is None:
-        return {}
-    entries = {
-        "image": variant("s", update.image),
-        "transport": variant("s", update.transport),
-        "digest": variant("s", update.digest),
-        "version": variant("s", update.version),
-        "created": variant("t", microseconds(update.created)),
-        "download-size": variant("x", update.download_bytes),
-        "has-notes": variant("b", update.has_notes),
-        **_change_entries(update.changes),
-    }
-    if update.trust is not None:
-        entries["signature"] = variant("a{sv}", signature_entries(update.trust))
-    return entries
-
-
-def _change_entries(changes: ImageChanges | None) -> dict[str, Variant]:
-    if changes is None:
-        return {}
-    return {
-        "from-digest": variant("s", changes.from_digest),
-        "from-version": variant("s", changes.from_version),
-        "layers": variant("u", changes.layers),
-        "layers-added": variant("u", changes.added_layers),
-        "bytes-added": variant("t", changes.added_bytes),
-        "layers-removed": variant("u", changes.removed_layers),
-        "bytes-removed": variant("t", changes.removed_bytes),
-    }
-
-
-def signature_entries(verdict: Verdict | None) -> dict[str, Variant]:
-    """Return why an image was let in; empty where nobody knows."""
-    if verdict is None:
-        return {}
-    return {
-        "scope": variant("s", verdict.scope),
-        "verified": variant("b", verdict.verified),
-        "method": variant("s", verdict.method),
-        "key": variant("s", verdict.key),
-        "signer": variant("s", verdict.signer),
-        "identity": variant("s", verdict.identity),
-        "time": variant("t", microseconds(verdict.time)),
-    }
-
-
-def history_entry(record: JobRecord) -> dict[str, Variant]:
-    """Return one ended job as Manager.GetHistory lists it."""
-    outcome = record.outcome or Outcome(state=record.state)
-    error = outcome.error
-    return {
-        "uuid": variant("s", record.request.uuid),
-        "kind": variant("s", record.request.kind.value),
-        "image": variant("s", record.request.image),
-        "transport": variant("s", record.request.transport if record.request.image else ""),
-        "summary": variant("s", record.request.summary),
-        "state": variant("s", record.state.value),
-        "created": variant("t", microseconds(record.created)),
-        "finished": variant("t", microseconds(record.finished)),
-        "uid": variant("u", record.requester.uid),
-        "requester": variant("s", record.requester.name),
-        "changed": variant("b", outcome.changed),
-        "digest": variant("s", outcome.update.digest if outcome.update else ""),
-        "version": variant("s", outcome.update.version if outcome.update else ""),
-        "dropped": variant("s", outcome.dropped),
-        "reason": variant("s", outcome.reason),
-        "bytes-fetched": variant("t", outcome.bytes_fetched),
-        "error-name": variant("s", bus_name(error.name) if error else ""),
-        "error-message": variant("s", error.message if error else ""),
-        "hint": variant("s", error.hint if error else ""),
-    }
-
-
-def _fact(value: str | int | bool) -> Variant:
-    match value:
-        case bool():
-            return variant("b", value)
-        case int():
-            return variant("x", value)
-        case _:
-            return variant("s", value)
 
 
 def _requester(view: JobView) -> dict[str, Variant]:
@@ -234,19 +124,6 @@ def _check_result(view: ManagerView) -> str:
 def _next_action(view: ManagerView) -> tuple[str, str, int]:
     action = view.snapshot.next_action
     return action.action, action.reason, microseconds(action.when)
-
-
-def inhibitor_entry(inhibitor: Inhibitor) -> tuple[str, str, str, str, int, int]:
-    """Return an inhibitor as Manager.ListInhibitors lists it."""
-    names, until = inhibitor.names, microseconds(inhibitor.not_after)
-    return (
-        names,
-        clean_text(inhibitor.who),
-        clean_text(inhibitor.why),
-        inhibitor.how.value,
-        inhibitor.uid,
-        until,
-    )
 
 
 def _blocked_by(view: ManagerView) -> list[tuple[str, str, int, dict[str, Variant]]]:

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from bootcd.agent.interface import HISTORY_DEFAULT, HISTORY_LIMIT, UpdateService, host_looked_at
 from bootcd.agent.snapshot import Change, SnapshotChanged
 from bootcd.bus.dispatch import Call, Descriptor, Handler, Handlers
-from bootcd.bus.interfaces import JOB, MANAGER, history_entry, inhibitor_entry, outcome_entries
+from bootcd.bus.entries import history_entry, inhibitor_entry, outcome_entries
+from bootcd.bus.interfaces import JOB, MANAGER
 from bootcd.bus.progress import ProgressPipes
 from bootcd.bus.publisher import Publisher
 from bootcd.host.files import sealed_memory

@@ -10,6 +10,7 @@ from bootcd.agent.snapshot import (
     Snapshot,
     SnapshotChanged,
 )
+from bootcd.bus.entries import outcome_entries
 from bootcd.bus.errors import ProtocolError
 from bootcd.bus.interfaces import (
     DEPLOYMENT,
@@ -22,7 +23,6 @@ from bootcd.bus.interfaces import (
     deployment_path,
     deployments,
     job_path,
-    outcome_entries,
     reboot_told,
 )
 from bootcd.bus.objects import Emit, ObjectTree

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bootcd.agent.snapshot import Snapshot
+from bootcd.bus.entries import microseconds
 from bootcd.bus.interfaces import (
     DEPLOYMENT,
     JOB,
@@ -19,7 +20,6 @@ from bootcd.bus.interfaces import (
     JobView,
     ManagerView,
     deployment_path,
-    microseconds,
 )
 from bootcd.bus.schema import Interface, variant
 from bootcd.model.host import BootEntry, OstreeStatus
