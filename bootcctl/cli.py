@@ -183,6 +183,7 @@ def build_parser() -> argparse.ArgumentParser:
     edit.add_argument(
         "-f", "--filename", metavar="FILE", default="", help="take it from this file, - for standard input"
     )
+    _ignoring(edit)
     _waiting(edit)
 
     _inhibit(add("inhibit", "hold up updates while a command runs, or list who does"))

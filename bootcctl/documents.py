@@ -58,7 +58,7 @@ def ended_job_properties(entry: dict[str, Any]) -> dict[str, Any]:
     """Turn an entry of the history into the properties its job object had."""
     outcome = {
         key: entry[key]
-        for key in ("changed", "bytes-fetched", "digest", "version", "dropped", "reason")
+        for key in ("changed", "bytes-fetched", "digest", "version", "dropped", "reason", "warnings")
         if entry.get(key)
     }
     return {

@@ -332,6 +332,8 @@ def render_history(entries: list[dict[str, Any]], zone: tzinfo | None, style: St
         elif entry.get("state") == "done" and not entry.get("changed"):
             available = entry.get("kind") == "check" and detail
             detail = f"available: {detail}" if available else "nothing changed"
+        if warnings := entry.get("warnings"):
+            detail += f"; {warnings[0]}" + (f" (and {len(warnings) - 1} more)" if len(warnings) > 1 else "")
         rows.append(
             (ended, entry.get("kind", ""), entry.get("state", ""), took, entry.get("requester", ""), detail)
         )

@@ -26,7 +26,7 @@ from bootcctl.monitor import monitor
 from bootcctl.outcomes import render_changes, render_outcome
 from bootcctl.passwords import password_agent
 from bootcctl.progressfd import ProgressReport
-from bootcctl.render import clean_lines
+from bootcctl.render import clean, clean_lines
 from bootcctl.report import render_history, render_jobs, render_kargs
 from bootcctl.runfiles import parse_document
 from bootcctl.status import format_of, print_host, print_no_host, print_status
@@ -173,6 +173,8 @@ def _finish(job: dict[str, Any], terminal: Terminal, *, locked: bool) -> int:
         terminal.result(render_outcome(job, terminal.style, locked=locked))
         if changes := render_changes(job["outcome"]):
             terminal.result(changes)
+        for warning in job["outcome"].get("warnings", ()):
+            terminal.note(f"Warning: {clean(warning, 1000)}")
         nothing_new = job["kind"] == "check" and not job["outcome"].get("digest")
         return exitcodes.NOTHING_NEW if nothing_new else exitcodes.DONE
     if job["state"] == "cancelled":

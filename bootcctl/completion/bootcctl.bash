@@ -89,7 +89,7 @@ _bootcctl() {
             fi
             ;;
         edit)
-            words="$common --filename --no-wait"
+            words="$common --filename --ignore-inhibitors --no-wait"
             ;;
         rollback) words="$common --ignore-inhibitors --soft-reboot --apply --no-wait" ;;
         kargs) words="$common --ignore-inhibitors --delete --replace --append --apply --no-wait" ;;

@@ -52,7 +52,7 @@ complete -c bootcctl -n '__fish_seen_subcommand_from upgrade switch' -l download
 complete -c bootcctl -n '__fish_seen_subcommand_from upgrade switch' -l progress-fd -x -d 'Write progress to this descriptor'
 complete -c bootcctl -n '__fish_seen_subcommand_from upgrade switch rollback kargs' -l apply -d 'Reboot into it now'
 complete -c bootcctl -n '__fish_seen_subcommand_from check upgrade switch rollback edit apply kargs pin unpin drop usr-overlay cancel' -l no-wait -d 'Return at once'
-complete -c bootcctl -n '__fish_seen_subcommand_from check upgrade switch rollback apply kargs' -l ignore-inhibitors -d 'Do it even if somebody inhibits it'
+complete -c bootcctl -n '__fish_seen_subcommand_from check upgrade switch rollback edit apply kargs' -l ignore-inhibitors -d 'Do it even if somebody inhibits it'
 complete -c bootcctl -n '__fish_seen_subcommand_from inhibit' -l list -d 'List who holds up what'
 complete -c bootcctl -n '__fish_seen_subcommand_from inhibit' -l what -x -a 'check download stage reboot download:stage:reboot' -d 'What to hold up'
 complete -c bootcctl -n '__fish_seen_subcommand_from inhibit' -l who -x -d 'Who asks'

@@ -363,6 +363,7 @@ class World:
             "dropped": "",
             "reason": "",
             "bytes-fetched": outcome.get("bytes-fetched", 0),
+            "warnings": outcome.get("warnings", []),
             "error-name": self.exporter.value(path, JOB, "ErrorName"),
             "error-message": self.exporter.value(path, JOB, "ErrorMessage"),
             "hint": self.exporter.value(path, JOB, "ErrorHint"),

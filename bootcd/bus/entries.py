@@ -33,6 +33,8 @@ def outcome_entries(outcome: Outcome | None) -> dict[str, Variant]:
         "bytes-fetched": variant("t", outcome.bytes_fetched),
         **update_entries(outcome.update),
     }
+    if outcome.warnings:
+        entries["warnings"] = variant("as", list(outcome.warnings))
     if outcome.dropped:
         entries["dropped"] = variant("s", outcome.dropped)
     for name, value in (outcome.error.fields if outcome.error else {}).items():
@@ -109,6 +111,7 @@ def history_entry(record: JobRecord) -> dict[str, Variant]:
         "dropped": variant("s", outcome.dropped),
         "reason": variant("s", outcome.reason),
         "bytes-fetched": variant("t", outcome.bytes_fetched),
+        "warnings": variant("as", list(outcome.warnings)),
         "error-name": variant("s", bus_name(error.name) if error else ""),
         "error-message": variant("s", error.message if error else ""),
         "hint": variant("s", error.hint if error else ""),

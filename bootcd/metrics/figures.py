@@ -68,6 +68,18 @@ NEXT_ACTION = Metric(
     "When the service will act by itself next, and how; absent if it will not.",
     ("action",),
 )
+GATE_SINCE = Metric(
+    "bootcd_gate_since_timestamp_seconds",
+    "gauge",
+    "Since when something is held up by the gate, such as inhibitor or window; absent while it is open.",
+    ("gate",),
+)
+GATE_SECONDS = Metric(
+    "bootcd_gate_seconds_total",
+    "counter",
+    "How long the gate held something up in all, counted when it opens.",
+    ("gate",),
+)
 RUNNING = Metric("bootcd_job_running", "gauge", "1 while a job of the kind is at work, else 0.", ("kind",))
 BEGUN = Metric("bootcd_jobs_started_total", "counter", "Jobs that were accepted.", ("kind",))
 ENDED = Metric(
@@ -102,8 +114,17 @@ CACHED = Metric(
 
 METRICS = (
     *(BUILD, STARTED, STATE, STATE_SINCE, MODE, GENERATION, DEPLOYMENT, STAGED_SINCE, REBOOT_REQUIRED),
-    *(LAST_CHECK, LAST_CHECK_RESULT, AVAILABLE, AVAILABLE_BYTES, NEXT_ACTION, RUNNING, BEGUN, ENDED),
-    *(FAILURES, DURATION, LAST_DURATION, LAST_SUCCESS, FETCHED, CACHED),
+    *(
+        LAST_CHECK,
+        LAST_CHECK_RESULT,
+        AVAILABLE,
+        AVAILABLE_BYTES,
+        NEXT_ACTION,
+        GATE_SINCE,
+        GATE_SECONDS,
+        RUNNING,
+    ),
+    *(BEGUN, ENDED, FAILURES, DURATION, LAST_DURATION, LAST_SUCCESS, FETCHED, CACHED),
 )
 "All of them, in the order of the text."
 
@@ -129,6 +150,8 @@ def samples(snapshot: Snapshot, tally: Tally) -> Iterator[Sample]:
         yield Sample(AVAILABLE_BYTES, snapshot.available.download_bytes)
     if snapshot.next_action.action and snapshot.next_action.when is not None:
         yield _moment(NEXT_ACTION, snapshot.next_action.when, snapshot.next_action.action)
+    yield from (_moment(GATE_SINCE, since, gate) for gate, since in sorted(tally.gates.items()))
+    yield from (Sample(GATE_SECONDS, seconds, (gate,)) for gate, seconds in sorted(tally.held.items()))
     yield from _jobs(tally)
 
 

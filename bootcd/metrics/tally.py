@@ -33,6 +33,10 @@ class Tally:
         self.fetched = 0
         self.cached = 0
         "Bytes of layers."
+        self.gates: dict[str, datetime] = {}
+        "Those that hold something up, since when."
+        self.held: dict[str, float] = {}
+        "For how many seconds each gate has, in all, while it was shut before."
         self.succeeded: dict[str, Ended] = {}
         self.running: dict[str, JobRecord] = {}
         self.staged_since: datetime | None = None
@@ -91,6 +95,12 @@ class Tally:
         if staged != self._staged:
             self._staged = staged
             self.staged_since = now if staged else None
+        shut = {gate.name for gate in snapshot.gates} | {"inhibitor" for _ in snapshot.inhibitors}
+        for gate in self.gates.keys() - shut:
+            secs = (now - self.gates.pop(gate)).total_seconds()
+            self.held[gate] = self.held.get(gate, 0.0) + max(0.0, secs)
+        for gate in shut - self.gates.keys():
+            self.gates[gate] = now
 
 
 def _staged_digest(snapshot: Snapshot) -> str:

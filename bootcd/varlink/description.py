@@ -95,7 +95,7 @@ type Update (
 
 type Outcome (
   changed: bool, reboot: bool, softReboot: bool, bytesFetched: int, update: ?Update, dropped: ?string,
-  reason: ?string
+  reason: ?string, warnings: ?[]string
 )
 
 type Requester (uid: int, pid: int, name: string)
@@ -113,10 +113,15 @@ type NextAction (action: string, reason: string, when: ?int)
 # 'what' is one or more of check, download, stage and reboot, 'mode' is block or delay.
 type Inhibitor (what: []string, who: string, why: string, mode: string, uid: int, notAfter: ?int)
 
+# What holds something up that would be done unasked, with the actions it holds up: check, stage or apply.
+type Gate (name: string, reason: string, until: ?int, actions: []string)
+
+# 'features' tells what works on this host, 'readOnlyReason' why nothing that is deployed can be changed.
 # 'host' is what 'bootc status --json' prints; it has no members before the host was looked at.
 type Status (
   version: string, backend: string, state: string, stateSince: int, generation: int, mode: string,
   rebootRequired: bool, activeJob: ?string, lastCheck: ?int, lastCheckResult: ?string, available: ?Update,
+  features: []string, readOnlyReason: ?string, blockedBy: []Gate, inhibitors: []Inhibitor,
   nextAction: NextAction, host: object
 )
 """

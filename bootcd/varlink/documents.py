@@ -14,6 +14,8 @@ from bootcd.model.errors import ErrorInfo
 from bootcd.model.job import ImageUpdate, JobRecord, JobState, Outcome
 from bootcd.model.moment import microseconds
 from bootcd.model.trust import Verdict
+from bootcd.update.features import features, read_only_reason
+from bootcd.update.gates import Gate
 from bootcd.update.inhibit import Inhibitor
 
 Document = dict[str, Any]
@@ -69,8 +71,21 @@ def status(snapshot: Snapshot) -> Document:
         lastCheck=_usec(snapshot.last_check),
         lastCheckResult=snapshot.last_check_result or None,
         available=update(snapshot.available),
+        features=list(features(snapshot.backend)),
+        readOnlyReason=read_only_reason(snapshot.state, snapshot.host.status) or None,
+        blockedBy=[gate(shut) for shut in snapshot.gates],
+        inhibitors=[inhibitor(held) for held in snapshot.inhibitors],
         nextAction=_known(action=action.action, reason=action.reason, when=_usec(action.when)),
         host=json.loads(snapshot.host_json) if snapshot.host_json else {},
+    )
+
+
+def gate(shut: Gate) -> Document:
+    return _known(
+        name=shut.name,
+        reason=shut.reason,
+        until=_usec(shut.ends),
+        actions=[action.value for action in shut.actions],
     )
 
 
@@ -109,6 +124,7 @@ def _outcome(outcome: Outcome) -> Document:
         update=update(outcome.update),
         dropped=outcome.dropped or None,
         reason=outcome.reason or None,
+        warnings=list(outcome.warnings) or None,
     )
 
 

@@ -71,9 +71,11 @@ async def test_demanded_signature_is_a_switch_that_enforces_the_policy(
 async def test_another_boot_order_is_a_rollback(
     address: str, service: ScriptedService, tmp_path: Path
 ) -> None:
-    command = await run(address, EDITOR=editor(tmp_path, "bootOrder: default", "bootOrder: rollback"))
+    other = editor(tmp_path, "bootOrder: default", "bootOrder: rollback")
+    command = await run(address, "--ignore-inhibitors", EDITOR=other)
     assert command.code == 0, command.err
-    assert [kind for kind, _ in service.requests] == ["rollback"]
+    [(kind, options)] = service.requests
+    assert (kind, options["ignore_inhibitors"]) == ("rollback", True)
 
 
 async def test_text_left_as_it_is_changes_nothing(

@@ -90,7 +90,10 @@ async def test_job_announces_progress_and_end_in_order_and_each_once(
     record = service.add()
     service.progress(record, 2.5, phase=Phase.FETCH, bytes_done=25, bytes_total=100, steps_total=4)
     service.progress(record, 2.5, phase=Phase.FETCH, bytes_done=25, bytes_total=100, steps_total=4)
-    service.end(record, done(changed=True, bytes_fetched=100, update=ImageUpdate(image="i", digest="d")))
+    service.end(
+        record,
+        done(changed=True, bytes_fetched=100, update=ImageUpdate(image="i", digest="d"), warnings=("w",)),
+    )
     service.forget(record)
     await peer.signal(lambda m: m.member == "InterfacesRemoved")
     told = [
@@ -110,6 +113,7 @@ async def test_job_announces_progress_and_end_in_order_and_each_once(
         "created": 0,
         "download-size": -1,
         "has-notes": False,
+        "warnings": ["w"],
     }
     uuid = record.request.uuid
     assert told == [

@@ -182,6 +182,7 @@ async def test_get_history_lists_ended_jobs_up_to_the_limit(peer: Peer, service:
         "dropped": "",
         "reason": "",
         "bytes-fetched": 0,
+        "warnings": [],
         "error-name": OWN + "OutOfSpace",
         "error-message": "no space on /sysroot",
         "hint": "free some",

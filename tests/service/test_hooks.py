@@ -36,7 +36,8 @@ async def test_hooks_refuse_an_update_and_a_reboot_with_nothing_changed(host: Ho
 
     refusing.unlink()
     hook(hooks / "post-stage/10-tell", 'echo "$BOOTCD_KIND $BOOTCD_DIGEST" >/var/told; exit 1')
-    await host.ctl("upgrade")
+    staged = await host.ctl("upgrade")
+    assert "Warning: the post-stage hook /etc/bootcd/hooks.d/post-stage/10-tell failed" in staged.stderr
     assert (await host.status())["staged"]["image"]["imageDigest"] == digest
     assert host.machine.path("/var/told").read_text() == f"upgrade {digest}\n"
     assert "the post-stage hook /etc/bootcd/hooks.d/post-stage/10-tell failed" in host.log.read_text()

@@ -19,6 +19,8 @@ from bootcd.host.peers import Peer
 from bootcd.model.errors import AccessDenied, BootcdError, Busy, OutOfSpace
 from bootcd.model.job import ImageUpdate, JobKind, JobState, Requester
 from bootcd.model.trust import TrustPolicy
+from bootcd.update.facts import Action
+from bootcd.update.gates import Gate
 from bootcd.update.inhibit import Inhibitor, parse_wish
 from bootcd.varlink import connection as connection_module
 from bootcd.varlink.description import INTERFACE, description
@@ -123,6 +125,24 @@ async def test_status_is_the_service_and_the_host(client: VarlinkClient, service
     assert status["state"] == "idle"
     assert status["available"] == {"image": "i", "transport": "registry", "digest": "d", "hasNotes": False}
     assert status["host"] == json.loads(service.snapshot.host_json)
+
+
+async def test_status_shows_what_works_and_what_holds_it_up(
+    client: VarlinkClient, service: ScriptedService
+) -> None:
+    gate = Gate("window", "outside all windows", datetime(2026, 1, 1, tzinfo=UTC), (Action.APPLY,))
+    service.update(backend="bootc", gates=(gate,), state="unmanaged")
+    status = answered(await client.call("io.bootcd.GetStatus"), "GetStatus")["status"]
+    assert "diff" not in status["features"]
+    assert status["readOnlyReason"] == "the host was not booted from an image deployment"
+    assert status["blockedBy"] == [
+        {
+            "name": "window",
+            "reason": "outside all windows",
+            "until": 1_767_225_600_000_000,
+            "actions": ["apply"],
+        }
+    ]
 
 
 async def test_status_with_more_follows_every_change(client: VarlinkClient, service: ScriptedService) -> None:

@@ -37,6 +37,7 @@ def test_history_entry_becomes_the_document_its_job_had() -> None:
         "uuid": "u", "kind": "upgrade", "image": "", "state": "failed", "created": 5, "finished": 9, "uid": 0,
         "requester": "agent", "changed": False, "digest": "", "version": "", "bytes-fetched": 3,
         "error-name": "org.bootcd1.Error.Stalled", "error-message": "no byte for 60 s", "hint": "",
+        "warnings": [],
     }  # fmt: skip
     document = job_document("/org/bootcd1/job/_1", ended_job_properties(entry))
     assert document["state"] == "failed"

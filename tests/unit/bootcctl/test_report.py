@@ -291,12 +291,14 @@ def test_history_table_shows_end_length_and_result() -> None:
         entry(changed=False, version="", digest=""),
         entry(kind="check", changed=False),
         entry(state="failed", changed=False, **{"error-message": "disk full\x1b"}),
+        entry(warnings=["the hook failed", "so did the other"]),
     ]
     lines = render_history(rows, UTC).splitlines()
     assert lines[1] == "2026-01-03 00:00:00  upgrade  done    1 min 15 s  agent  2.0 sha256:dddddddddddd"
     assert lines[2].endswith("agent  nothing changed")
     assert lines[3].endswith("agent  available: 2.0 sha256:dddddddddddd")
     assert lines[4].endswith("agent  disk full�")
+    assert lines[5].endswith("; the hook failed (and 1 more)")
 
 
 def test_history_of_nothing_says_so() -> None:

@@ -23,6 +23,7 @@ from bootcd.model.job import (
     Progress,
     Requester,
 )
+from bootcd.update.gates import Gate
 from tests.support.scripted_agent import BOOTED, STAGED, START, deployment, host
 
 LATER = START + timedelta(hours=1)
@@ -94,6 +95,22 @@ def test_snapshot_is_told_as_far_as_it_is_known() -> None:
     assert (figures["bootcd_update_available"], figures["bootcd_update_download_bytes"]) == (1, 42)
     assert figures["bootcd_next_action_timestamp_seconds check"] == LATER.timestamp()
     assert figures["bootcd_reboot_required"] == 1
+
+
+def test_gates_are_told_while_they_are_shut_and_counted_when_they_open() -> None:
+    window, paused = Gate("window", "outside all windows"), Gate("attempts", "not started twice")
+    tally = Tally(START, snapshot(gates=(window, paused)))
+    figures = read(snapshot(), tally)
+    assert figures["bootcd_gate_since_timestamp_seconds window"] == START.timestamp()
+    assert "bootcd_gate_seconds_total window" not in figures
+    tally.observe(SnapshotChanged(snapshot(gates=(window,))), LATER)
+    tally.observe(SnapshotChanged(snapshot()), LATER + timedelta(hours=1))
+    tally.observe(SnapshotChanged(snapshot(gates=(window,))), LATER + timedelta(hours=2))
+    tally.observe(SnapshotChanged(snapshot()), LATER + timedelta(hours=5))
+    figures = read(snapshot(), tally)
+    assert figures["bootcd_gate_seconds_total window"] == 5 * 3600
+    assert figures["bootcd_gate_seconds_total attempts"] == 3600
+    assert "bootcd_gate_since_timestamp_seconds window" not in figures
 
 
 def test_jobs_are_counted_once_however_often_their_end_is_told() -> None:
@@ -181,6 +198,8 @@ def test_samples_come_in_the_order_of_the_list_and_each_is_listed() -> None:
     shown = staged()
     tally = Tally(START, shown)
     error = OutOfSpace("x").info()
+    for gates in ((Gate("window", ""), Gate("health", "")), (Gate("window", ""),)):
+        tally.observe(SnapshotChanged(replace(shown, gates=gates)), START)
     for record in (ended(job()), ended(job(), state=JobState.FAILED, error=error)):
         tally.observe(JobChanged(record), START)
     shown = replace(
