@@ -27,6 +27,7 @@ from bootcd.policy.rollout import Rollout
 from bootcd.policy.span import LONGEST_SPAN, parse_span, quoted
 from bootcd.policy.window import LONGEST_WINDOW, Window, parse_window
 from bootcd.update.facts import Mode, Rules
+from bootcd.update.surroundings import Conditions, OnSessions
 
 CONFIG_DIRS = (
     Path("/usr/lib/bootcd/config.d"),
@@ -195,6 +196,24 @@ class Phasing(_Section):
     minimum_age: Annotated[timedelta, _span(timedelta(0), LONGEST_SPAN)] = timedelta(0)
 
 
+class Gates(_Section):
+    metered: Annotated[bool, Field(strict=True)] = True
+    battery: Annotated[_Count, Field(ge=0, le=100)] = 20
+    power_saver: Annotated[bool, Field(strict=True)] = False
+    sessions: OnSessions = OnSessions.WARN
+    courtesy: Annotated[timedelta, _span(timedelta(minutes=1), timedelta(hours=24))] = timedelta(minutes=10)
+
+    @property
+    def conditions(self) -> Conditions:
+        return Conditions(
+            metered=self.metered,
+            least_battery_percent=self.battery,
+            power_saver=self.power_saver,
+            sessions=self.sessions,
+            courtesy=self.courtesy,
+        )
+
+
 class Registry(_Section):
     insecure: tuple[Annotated[str, AfterValidator(_registry)], ...] = ()
     ca_file: Annotated[str, AfterValidator(_absolute_or_empty)] = ""
@@ -254,6 +273,7 @@ class Config(_Section):
 
     updates: Updates = Updates()
     rollout: Phasing = Phasing()
+    gates: Gates = Gates()
     registry: Registry = Registry()
     trust: Trust = Trust()
     worker: Worker = Worker()
@@ -274,6 +294,7 @@ class Config(_Section):
             windows=tuple(entry.window for entry in updates.windows),
             zone=zone_of(updates.time_zone) if updates.windows else UTC,
             rollout=Rollout(self.rollout.wariness, self.rollout.period, self.rollout.minimum_age),
+            conditions=self.gates.conditions,
         )
 
     @property

@@ -12,6 +12,7 @@ from bootcd.agent.snapshot import Change, Snapshot
 from bootcd.model.errors import BackendFailed
 from bootcd.model.job import JobKind, JobOptions, JobRecord, Requester
 from bootcd.update.inhibit import Wish
+from bootcd.update.surroundings import Source, Surroundings
 
 HISTORY_DEFAULT = 50
 HISTORY_LIMIT = 1000
@@ -19,6 +20,10 @@ HISTORY_LIMIT = 1000
 
 _HOST_SECS = 20.0
 _log = logging.getLogger(__name__)
+
+
+Watch = Callable[[frozenset[Source], Callable[[Surroundings], None]], None]
+"Follow these sources from now on and no others; the surroundings are told whenever they change."
 
 
 class UpdateService(Protocol):

@@ -20,6 +20,7 @@ from bootcd.agent.errand import Comparisons
 from bootcd.agent.health import HealthFile, history_entry
 from bootcd.agent.inhibition import Inhibition
 from bootcd.agent.inspection import HostWatcher
+from bootcd.agent.interface import Watch
 from bootcd.agent.memory import Memory, load_memory
 from bootcd.agent.publication import Publication, render_service
 from bootcd.agent.snapshot import Change, JobAdded, JobChanged, NextAction, Snapshot, SnapshotChanged
@@ -51,6 +52,7 @@ from bootcd.update.gates import Gate
 from bootcd.update.inhibit import Wish, require_uninhibited
 from bootcd.update.machine import Event, IllegalTransition, Situation, advance, digest_of, observe
 from bootcd.update.planner import Plan, plan
+from bootcd.update.surroundings import Surroundings
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +117,7 @@ class Service:
         self._snapshot = Snapshot(
             version=version, backend=backend, state=self._situation.state.value, state_since=clock.now()
         )
+        self._watch: Watch | None = None
         self._reboot: asyncio.TimerHandle | None = None
         self._watching = False
         "Jobs that were at work before this service have been taken up."
@@ -233,6 +236,7 @@ class Service:
             )
             raise
         self._settings = settings
+        self._watch_surroundings()
         self._watcher.move(settings.worker.sysroot)
         self._refresh()
         await self._watcher.look()
@@ -240,6 +244,20 @@ class Service:
     async def host_ready(self) -> None:
         """Return once the host was looked at. Raises what went wrong if that failed."""
         await self._watcher.ready()
+
+    # The surroundings
+
+    def attach(self, watch: Watch) -> None:
+        """Follow the surroundings of the host by it, as far as the settings need them."""
+        self._watch = watch
+        self._watch_surroundings()
+
+    def _watch_surroundings(self) -> None:
+        if self._watch is not None:
+            self._watch(self._settings.rules.sources, self._on_surroundings)
+
+    def _on_surroundings(self, surroundings: Surroundings) -> None:
+        self._refresh(surroundings=surroundings)
 
     # What the background loop uses
 
@@ -259,6 +277,7 @@ class Service:
             inhibitors=self._inhibition.held,
             identity=self._identity,
             first_seen=self._memory.seen,
+            surroundings=self._snapshot.surroundings,
         )
         return plan(self._situation, facts, self._settings.rules)
 

@@ -16,6 +16,7 @@ from bootcd.model.report import DeploymentDetails
 from bootcd.model.trust import TrustPolicy
 from bootcd.update.gates import Gate
 from bootcd.update.inhibit import Inhibitor
+from bootcd.update.surroundings import Surroundings
 
 __all__ = ["Change", "JobAdded", "JobChanged", "JobForgotten", "NextAction", "Snapshot", "SnapshotChanged"]
 
@@ -57,6 +58,7 @@ class Snapshot:
     inhibitors: tuple[Inhibitor, ...] = ()
     gates: tuple[Gate, ...] = ()
     "What holds up work that is done unasked, beside inhibitors."
+    surroundings: Surroundings = field(default_factory=Surroundings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dbus_fast import Message
@@ -21,8 +21,10 @@ from bootcd.bus.objects import ObjectTree
 from bootcd.bus.progress import ProgressPipes
 from bootcd.bus.publisher import Publisher
 from bootcd.bus.schema import Interface, Signal
+from bootcd.bus.surroundings import SurroundingsWatch
 from bootcd.host.peers import Peer
 from bootcd.model.errors import AccessDenied, BackendFailed
+from bootcd.update.surroundings import Source, Surroundings
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ class Frontend:
         self._unsubscribe = service.subscribe(self._publisher.observe)
         self._progress = ProgressPipes(service)
         self._handlers = Methods(service, self._publisher, self._progress).handlers()
+        self._surroundings = SurroundingsWatch()
         self._supervisor: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -71,6 +74,10 @@ class Frontend:
             await asyncio.wait([self._supervisor])
         await self._disconnect()
         self._progress.close()
+
+    def watch(self, sources: frozenset[Source], seen: Callable[[Surroundings], None]) -> None:
+        """Implement `bootcd.agent.interface.Watch` by the services on the bus."""
+        self._surroundings.watch(sources, seen)
 
     async def authorise(
         self, peer: Peer, action: str, details: Mapping[str, str], *, interactive: bool
@@ -100,8 +107,10 @@ class Frontend:
         except BaseException:
             await self._disconnect()
             raise
+        self._surroundings.connected(connection)
 
     async def _disconnect(self) -> None:
+        self._surroundings.disconnected()
         connection, self._connection = self._connection, None
         dispatcher, self._dispatcher = self._dispatcher, None
         if dispatcher is not None:
@@ -114,6 +123,7 @@ class Frontend:
             reason = await self._connection.ended()
             _log.warning("lost the message bus: %s", reason)
             self._connection = None
+            self._surroundings.disconnected()
             if self._dispatcher is not None:
                 self._dispatcher.abandon_all()
             await self._reconnect()
@@ -130,6 +140,7 @@ class Frontend:
             delay = min(delay * 2, _RETRY_LAST_SECS)
 
     def _receive(self, message: Message) -> bool:
+        self._surroundings.handle(message)
         return self._dispatcher is not None and self._dispatcher.handle(message)
 
     def _is_congested(self) -> bool:

@@ -12,6 +12,7 @@ from bootcd.update.gates import Check, Gate
 from bootcd.update.inhibit import APPLYING as DOING
 from bootcd.update.inhibit import holding
 from bootcd.update.machine import digest_of
+from bootcd.update.outside import battery, sessions, shutdown_blocked
 
 
 def locked(facts: Facts, rules: Rules, staged: BootEntry) -> Gate | None:
@@ -56,4 +57,14 @@ def window(facts: Facts, rules: Rules, staged: BootEntry) -> Gate | None:
     return Gate("window", f"the next maintenance window opens {local:%a %Y-%m-%d %H:%M %Z}", opening.opens)
 
 
-APPLYING: tuple[Check[BootEntry], ...] = (*UNASKED, locked, inhibited, booted_badly, attempts, window)
+APPLYING: tuple[Check[BootEntry], ...] = (
+    *UNASKED,
+    locked,
+    inhibited,
+    booted_badly,
+    attempts,
+    window,
+    battery,
+    shutdown_blocked,
+    sessions,
+)

@@ -12,6 +12,7 @@ from bootcd.policy.rollout import Rollout
 from bootcd.policy.window import Window
 from bootcd.update.attempts import Attempts
 from bootcd.update.inhibit import Inhibitor
+from bootcd.update.surroundings import Conditions, Source, Surroundings
 
 
 class Mode(StrEnum):
@@ -42,6 +43,13 @@ class Rules:
     zone: tzinfo = UTC
     "Of the windows."
     rollout: Rollout = field(default_factory=Rollout)
+    conditions: Conditions = field(default_factory=Conditions)
+
+    @property
+    def sources(self) -> frozenset[Source]:
+        """What of the surroundings has to be known."""
+        applies = self.mode is Mode.APPLY
+        return self.conditions.sources(stages=applies or self.mode is Mode.STAGE, applies=applies)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,3 +71,6 @@ class Facts:
     "By which the machine's places in rollouts are drawn; its secret."
     first_seen: datetime | None = None
     "When this machine saw the available update first; not in the future."
+    surroundings: Surroundings = field(default_factory=Surroundings)
+    courtesy_until: datetime | None = None
+    "The time people who are logged in were told that the host reboots at; None if they were told nothing."

@@ -17,6 +17,7 @@ from bootcd.update.checking import CHECKING
 from bootcd.update.facts import Action, Facts, Mode, Rules
 from bootcd.update.gates import Check, Gate, S, all_open, longest, merged, shut
 from bootcd.update.machine import WORKING, Situation, State
+from bootcd.update.outside import courtesy_from
 from bootcd.update.staging import STAGING
 
 
@@ -32,11 +33,22 @@ class Plan:
     def is_due(self, now: datetime) -> bool:
         return self.not_before is not None and self.not_before <= now
 
+    @property
+    def notice(self) -> datetime | None:
+        """When the host reboots, if that waits for nothing but people who have to be told."""
+        match [gate for gate in self.gates if Action.APPLY in gate.actions]:
+            case [Gate(name="sessions", ends=ends)]:
+                return ends
+            case _:
+                return None
+
 
 def plan(situation: Situation, facts: Facts, rules: Rules) -> Plan:
     """Decide what to do next; of what is due applying comes first, then staging."""
     if idle := _idle(situation, rules):
         return Plan(Action.NOTHING, idle)
+    if facts.courtesy_until is None:
+        facts = replace(facts, courtesy_until=courtesy_from(facts.now, rules))
     considered = _considered(situation, facts, rules)
     gates = merged(gate for each in considered for gate in each.gates)
     if facts.job_active or situation.state in WORKING:

@@ -24,6 +24,7 @@ from bootcd.model.job import WorkerSettings
 from bootcd.policy.rollout import Rollout
 from bootcd.policy.window import parse_window
 from bootcd.update.facts import Mode, Rules
+from bootcd.update.surroundings import Conditions, OnSessions
 
 EVERY_KEY = """
 [updates]
@@ -36,6 +37,12 @@ time-zone = "UTC"
 wariness = 1
 period = "3d"
 minimum-age = "12h"
+[gates]
+metered = false
+battery = 35
+power-saver = true
+sessions = "wait"
+courtesy = "3min"
 [registry]
 insecure = ["LOCALHOST:5000", "[::1]:5000"]
 ca-file = "/etc/pki/ca.pem"
@@ -101,6 +108,13 @@ def test_config_of_every_key_reaches_rules_and_worker_settings() -> None:
     rollout = Rollout(wariness=1.0, period=timedelta(days=3), minimum_age=timedelta(hours=12))
     assert config.rules == Rules(
         Mode.STAGE, timedelta(minutes=90), timedelta(seconds=90), (window,), UTC, rollout
+    assert config.rules == Rules(
+        Mode.STAGE,
+        timedelta(minutes=90),
+        timedelta(seconds=90),
+        (window,),
+        UTC,
+        Conditions(False, 35, True, OnSessions.WAIT, timedelta(minutes=3)),
     )
     assert config.worker.runner is RunnerKind.SUBPROCESS
     assert config.worker_settings == WorkerSettings(
