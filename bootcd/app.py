@@ -128,7 +128,7 @@ async def _serve(options: Options, config: Config) -> int:
         except (BootcdError, OSError) as error:
             log.critical("%s", _sentence(error))
             return 1
-        service.attach(frontend.watch)
+        service.attach(frontend)
         varlink = VarlinkFrontend(
             service, options.runtime / VARLINK_SOCKET_NAME, frontend.authorise, __version__
         )

@@ -87,7 +87,8 @@ class Agent:
     def _announce(self, plan: Plan) -> None:
         self._announcing = True
         try:
-            self._service.announce(NextAction(plan.action.value, plan.reason, plan.not_before), plan.gates)
+            action = NextAction(plan.action.value, plan.reason, plan.not_before)
+            self._service.announce(action, plan.gates, plan.notice)
         finally:
             self._announcing = False
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
+from datetime import datetime
 from typing import Protocol
 
 from bootcd.agent.snapshot import Change, Snapshot
@@ -22,8 +23,14 @@ _HOST_SECS = 20.0
 _log = logging.getLogger(__name__)
 
 
-Watch = Callable[[frozenset[Source], Callable[[Surroundings], None]], None]
-"Follow these sources from now on and no others; the surroundings are told whenever they change."
+class Outside(Protocol):
+    """Other services of the host."""
+
+    def watch(self, sources: frozenset[Source], seen: Callable[[Surroundings], None]) -> None:
+        """Follow these from now on and no others, and call `seen` whenever what is known changes."""
+
+    async def tell(self, when: datetime | None) -> None:
+        """Tell people who are logged in when the host reboots, or that it does not; raises nothing."""
 
 
 class UpdateService(Protocol):

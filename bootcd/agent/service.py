@@ -16,11 +16,12 @@ from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
 
+from bootcd.agent.courtesy import Courtesy
 from bootcd.agent.errand import Comparisons
 from bootcd.agent.health import HealthFile, history_entry
 from bootcd.agent.inhibition import Inhibition
 from bootcd.agent.inspection import HostWatcher
-from bootcd.agent.interface import Watch
+from bootcd.agent.interface import Outside
 from bootcd.agent.memory import Memory, load_memory
 from bootcd.agent.publication import Publication, render_service
 from bootcd.agent.snapshot import Change, JobAdded, JobChanged, NextAction, Snapshot, SnapshotChanged
@@ -117,7 +118,8 @@ class Service:
         self._snapshot = Snapshot(
             version=version, backend=backend, state=self._situation.state.value, state_since=clock.now()
         )
-        self._watch: Watch | None = None
+        self._outside: Outside | None = None
+        self._courtesy = Courtesy(clock)
         self._reboot: asyncio.TimerHandle | None = None
         self._watching = False
         "Jobs that were at work before this service have been taken up."
@@ -140,6 +142,7 @@ class Service:
         await self._watcher.stop()
         self._health_file.stop()
         await self._inhibition.stop()
+        await self._courtesy.stop()
         if self._reboot is not None:
             self._reboot.cancel()
         await self._manager.stop()
@@ -247,14 +250,15 @@ class Service:
 
     # The surroundings
 
-    def attach(self, watch: Watch) -> None:
-        """Follow the surroundings of the host by it, as far as the settings need them."""
-        self._watch = watch
+    def attach(self, outside: Outside) -> None:
+        """Follow by it what surrounds the host, as far as the settings need that, and tell people."""
+        self._outside = outside
+        self._courtesy.by(outside.tell)
         self._watch_surroundings()
 
     def _watch_surroundings(self) -> None:
-        if self._watch is not None:
-            self._watch(self._settings.rules.sources, self._on_surroundings)
+        if self._outside is not None:
+            self._outside.watch(self._settings.rules.sources, self._on_surroundings)
 
     def _on_surroundings(self, surroundings: Surroundings) -> None:
         self._refresh(surroundings=surroundings)
@@ -278,11 +282,15 @@ class Service:
             identity=self._identity,
             first_seen=self._memory.seen,
             surroundings=self._snapshot.surroundings,
+            courtesy_until=self._courtesy.until,
         )
         return plan(self._situation, facts, self._settings.rules)
 
-    def announce(self, action: NextAction, gates: tuple[Gate, ...] = ()) -> None:
-        """Show what will be done unasked, and when, and what holds it up."""
+    def announce(
+        self, action: NextAction, gates: tuple[Gate, ...] = (), notice: datetime | None = None
+    ) -> None:
+        """Show what will be done unasked, and when, and what holds it up; `notice` as in `Plan`."""
+        self._courtesy.follow(notice)
         self._next_action = action
         self._gates = tuple(gate for gate in gates if gate.name != "inhibitor")
         self._refresh()
@@ -465,6 +473,7 @@ class Service:
             next_action=self._next_action,
             inhibitors=self._inhibition.held,
             gates=self._gates,
+            reboot_at=self._courtesy.until,
         )
         if new == old:
             return

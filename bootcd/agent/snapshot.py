@@ -58,6 +58,8 @@ class Snapshot:
     inhibitors: tuple[Inhibitor, ...] = ()
     gates: tuple[Gate, ...] = ()
     "What holds up work that is done unasked, beside inhibitors."
+    reboot_at: datetime | None = None
+    "What people who are logged in were told."
     surroundings: Surroundings = field(default_factory=Surroundings)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from dbus_fast import Message
@@ -22,6 +23,7 @@ from bootcd.bus.progress import ProgressPipes
 from bootcd.bus.publisher import Publisher
 from bootcd.bus.schema import Interface, Signal
 from bootcd.bus.surroundings import SurroundingsWatch
+from bootcd.bus.wall import tell_people
 from bootcd.host.peers import Peer
 from bootcd.model.errors import AccessDenied, BackendFailed
 from bootcd.update.surroundings import Source, Surroundings
@@ -76,8 +78,13 @@ class Frontend:
         self._progress.close()
 
     def watch(self, sources: frozenset[Source], seen: Callable[[Surroundings], None]) -> None:
-        """Implement `bootcd.agent.interface.Watch` by the services on the bus."""
+        """Implement `bootcd.agent.interface.Outside` by the services on the bus."""
         self._surroundings.watch(sources, seen)
+
+    async def tell(self, when: datetime | None) -> None:
+        """Likewise."""
+        if self._connection is not None:
+            await tell_people(self._connection, when)
 
     async def authorise(
         self, peer: Peer, action: str, details: Mapping[str, str], *, interactive: bool

@@ -90,6 +90,13 @@ def reboot_told(record: JobRecord) -> tuple[int, str, dict[str, Variant]]:
     return microseconds(record.finished), f"{request.kind}, asked for by {asked_by}", details
 
 
+def reboot_planned(snapshot: Snapshot) -> tuple[int, str, dict[str, Variant]]:
+    """Return what it says of a reboot nobody asked for, or of one that does not come after all."""
+    if snapshot.reboot_at is None:
+        return 0, "the host does not reboot for now", {}
+    return microseconds(snapshot.reboot_at), snapshot.next_action.reason, {}
+
+
 def _requester(view: JobView) -> dict[str, Variant]:
     who = view.record.requester
     return {"uid": variant("u", who.uid), "pid": variant("u", who.pid), "name": variant("s", who.name)}

@@ -23,6 +23,7 @@ from bootcd.bus.interfaces import (
     deployment_path,
     deployments,
     job_path,
+    reboot_planned,
     reboot_told,
 )
 from bootcd.bus.objects import Emit, ObjectTree
@@ -43,8 +44,11 @@ class Publisher:
         """Take one change of the service."""
         match change:
             case SnapshotChanged(snapshot):
-                self._snapshot = snapshot
+                told, self._snapshot = self._snapshot.reboot_at, snapshot
                 self._show_snapshot()
+                if snapshot.reboot_at != told:
+                    signal = MANAGER.signals["RebootScheduled"]
+                    self._emit(ROOT_PATH, MANAGER, signal, *reboot_planned(snapshot))
             case JobAdded(record):
                 self.ensure(record)
             case JobChanged(record, eta_secs):

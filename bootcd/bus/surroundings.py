@@ -20,6 +20,7 @@ from typing import Any
 from dbus_fast import Message, MessageFlag, MessageType, Variant
 
 from bootcd.bus.connection import BUS_NAME, BUS_PATH, Connection, ConnectionEnded, RemoteError
+from bootcd.model.text import one_line
 from bootcd.update.surroundings import ShutdownBlock, Source, Surroundings
 
 _log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ _SECS = 10.0
 "For all that is asked of one service at a time."
 _PAUSE_SECS = 1.0
 "Between two readings of one service, which anybody who can log in may cause to change."
+_GONE_SECS = 10.0
+"A service that was there and is not may be about to start again."
 _SESSIONS = 64
 "Looked at; with more, somebody is there anyway."
 _BLOCKS = 16
@@ -86,6 +89,8 @@ class SurroundingsWatch:
         """Follow these from now on and forget the others; `seen` is called when what is known changes."""
         self._seen = seen
         before, self._wanted = self._wanted, sources
+        unread = (self._known.unread & sources) | (sources - before)
+        self._learn({"unread": unread})
         for source in before - sources:
             self._match("RemoveMatch", source)
             self._stop(source)
@@ -112,6 +117,7 @@ class SurroundingsWatch:
         if message.sender == BUS_NAME:
             if message.member == "NameOwnerChanged" and message.signature == "sss":
                 for source in self._sources_of(message.body[0]):
+                    self._stop(source)  # It may wait for the one that has come.
                     self._read_soon(source)
             return
         for name, owner in self._owners.items():
@@ -142,12 +148,17 @@ class SurroundingsWatch:
 
     async def _keep_reading(self, source: Source, connection: Connection) -> None:
         """Read until nothing has changed for a while."""
-        teller, settled = _TELLERS[source], False
+        teller, settled, waited = _TELLERS[source], False, False
         while True:
             self._changed.discard(source)
             part = await self._read(teller, connection)
+            if part == teller.nothing and not waited and self._knows_more_than(teller.nothing):
+                await asyncio.sleep(_GONE_SECS)
+                waited = True
+                continue
+            waited = False
             if part is not None:
-                self._learn(part)
+                self._learn({**part, "unread": self._known.unread - {source}})
             await asyncio.sleep(_PAUSE_SECS)
             if source in self._changed:
                 settled = False
@@ -183,6 +194,9 @@ class SurroundingsWatch:
         except (TimeoutError, ValueError, TypeError) as error:
             _log.warning("%s does not answer as it should, proceeding without: %s", teller.name, error)
         return teller.nothing
+
+    def _knows_more_than(self, nothing: Mapping[str, None]) -> bool:
+        return any(getattr(self._known, name) is not None for name in nothing)
 
     def _learn(self, part: Mapping[str, Any]) -> None:
         known = replace(self._known, **part)
@@ -278,7 +292,7 @@ def _value(properties: Mapping[str, Any], name: str, signature: str) -> Any:
 
 
 def _text(value: object) -> str:
-    return "".join(c if c.isprintable() else "?" for c in str(value)[:_TEXT_LIMIT])
+    return one_line(str(value), _TEXT_LIMIT)
 
 
 def _changes(path: str, interface: str) -> str:

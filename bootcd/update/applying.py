@@ -12,7 +12,7 @@ from bootcd.update.gates import Check, Gate
 from bootcd.update.inhibit import APPLYING as DOING
 from bootcd.update.inhibit import holding
 from bootcd.update.machine import digest_of
-from bootcd.update.outside import battery, sessions, shutdown_blocked
+from bootcd.update.outside import battery, sessions, shutdown_blocked, unread
 
 
 def locked(facts: Facts, rules: Rules, staged: BootEntry) -> Gate | None:
@@ -64,6 +64,7 @@ APPLYING: tuple[Check[BootEntry], ...] = (
     booted_badly,
     attempts,
     window,
+    unread,
     battery,
     shutdown_blocked,
     sessions,

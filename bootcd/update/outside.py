@@ -16,6 +16,12 @@ _MARGIN = timedelta(minutes=1)
 "Before a window closes, in which people may still be told and the host reboots."
 
 
+def unread(facts: Facts, rules: Rules, subject: object) -> Gate | None:
+    if facts.surroundings.unread:
+        return Gate("surroundings", "the other services of the host have not been asked yet")
+    return None
+
+
 def metered(facts: Facts, rules: Rules, update: ImageUpdate) -> Gate | None:
     if not rules.conditions.metered or not facts.surroundings.metered:
         return None

@@ -12,7 +12,7 @@ from bootcd.update.inhibit import STAGING as DOING
 from bootcd.update.inhibit import holding
 from bootcd.update.machine import HostView, digest_of, view_of
 from bootcd.update.maturity import downgrade, minimum_age, rollout
-from bootcd.update.outside import battery, metered, power_profile
+from bootcd.update.outside import battery, metered, power_profile, unread
 
 
 def rollback_queued(facts: Facts, rules: Rules, update: ImageUpdate) -> Gate | None:
@@ -85,6 +85,7 @@ STAGING: tuple[Check[ImageUpdate], ...] = (
     cancelled,
     minimum_age,
     rollout,
+    unread,
     metered,
     battery,
     power_profile,

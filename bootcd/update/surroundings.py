@@ -31,6 +31,8 @@ class ShutdownBlock:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
+    unread: frozenset[Source] = frozenset()
+    "Those that have not answered for the first time; that nobody is there is an answer."
     metered: bool | None = None
     on_battery: bool | None = None
     battery_percent: int | None = None

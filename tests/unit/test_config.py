@@ -107,13 +107,12 @@ def test_config_of_every_key_reaches_rules_and_worker_settings() -> None:
     window = parse_window("Sun 02:00", timedelta(hours=1))
     rollout = Rollout(wariness=1.0, period=timedelta(days=3), minimum_age=timedelta(hours=12))
     assert config.rules == Rules(
-        Mode.STAGE, timedelta(minutes=90), timedelta(seconds=90), (window,), UTC, rollout
-    assert config.rules == Rules(
         Mode.STAGE,
         timedelta(minutes=90),
         timedelta(seconds=90),
         (window,),
         UTC,
+        rollout,
         Conditions(False, 35, True, OnSessions.WAIT, timedelta(minutes=3)),
     )
     assert config.worker.runner is RunnerKind.SUBPROCESS

@@ -31,6 +31,7 @@ NOTHING = Surroundings()
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PAUSE_SECS", 0.01)
+    monkeypatch.setattr(module, "_GONE_SECS", 0.01)
 
 
 @pytest.fixture
@@ -78,6 +79,29 @@ async def watching(bus: PrivateBus, *sources: Source) -> AsyncIterator[Watching]
         await connection.close()
 
 
+async def test_nothing_is_taken_for_known_before_all_have_answered(bus: PrivateBus) -> None:
+    async with dbusmock(bus.address, *LOGIN):
+        made = Watching()
+        made.want(Source.SESSIONS, Source.NETWORK)
+        assert made.seen[-1] == Surroundings(unread=frozenset({Source.SESSIONS, Source.NETWORK}))
+        async with watching(bus, Source.SESSIONS, Source.NETWORK) as host:
+            await host.until(lambda known: known == Surroundings(people=()))
+            people = {Source.SESSIONS in known.unread: known.people for known in host.seen[1:]}
+            assert people == {True: None, False: ()}
+
+
+async def test_service_that_starts_again_is_not_taken_for_gone(
+    bus: PrivateBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_GONE_SECS", 60)
+    async with watching(bus, Source.PROFILE) as host:
+        async with dbusmock(bus.address, *PROFILES, ActiveProfile="power-saver"):
+            await host.until(lambda known: known.power_saver is True)
+        async with dbusmock(bus.address, *PROFILES, ActiveProfile="balanced"):
+            await host.until(lambda known: known.power_saver is False)
+        assert [known.power_saver for known in host.seen[-2:]] == [True, False]
+
+
 async def test_network_is_followed_through_changes_and_a_restart_of_its_service(bus: PrivateBus) -> None:
     async with watching(bus, Source.NETWORK) as host:
         for first, then in ((1, 2), (4, 3)):
@@ -88,7 +112,8 @@ async def test_network_is_followed_through_changes_and_a_restart_of_its_service(
                 await mock.change(mock.name, Metered=Variant("u", then))
                 await host.until(lambda known, then=then: known.metered is (then == 3))
             await host.until(lambda known: known == NOTHING)
-        assert [known.metered for known in host.seen] == [None, True, False, None, False, True, None]
+        values = [known.metered for known in host.seen if not known.unread]
+        assert values == [None, None, True, False, None, False, True, None]
 
 
 async def test_battery_is_that_of_the_host_and_no_other(bus: PrivateBus) -> None:
@@ -125,6 +150,7 @@ async def test_power_profile_is_known_while_it_is_wanted(bus: PrivateBus) -> Non
         await host.until(lambda known: known == Surroundings(power_saver=True))
         host.want(Source.NETWORK)
         assert host.seen[-1] == NOTHING
+        await host.until(lambda known: not known.unread)
         host.want(Source.PROFILE)
         await host.until(lambda known: known.power_saver is True)
         await mock.change(mock.name, ActiveProfile=Variant("s", "balanced"))

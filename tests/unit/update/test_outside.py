@@ -21,7 +21,7 @@ from bootcd.update.facts import Action, Facts, Mode, Rules
 from bootcd.update.gates import Gate
 from bootcd.update.machine import Situation, UpdateFound, advance, observe
 from bootcd.update.planner import Plan, plan
-from bootcd.update.surroundings import Conditions, OnSessions, ShutdownBlock, Surroundings
+from bootcd.update.surroundings import Conditions, OnSessions, ShutdownBlock, Source, Surroundings
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -73,6 +73,12 @@ def test_surroundings_of_which_nothing_is_known_hold_up_nothing() -> None:
     rules = replace(APPLY, conditions=Conditions(power_saver=True, sessions=OnSessions.WAIT))
     assert planned(rules, Surroundings()).is_due(NOW)
     assert planned(rules, Surroundings(), transport="registry").action is Action.STAGE
+
+
+def test_nothing_is_done_before_the_surroundings_are_known() -> None:
+    unread = Surroundings(unread=frozenset({Source.SESSIONS}))
+    assert shut(APPLY, unread) == ["surroundings"]
+    assert shut(STAGE, unread, transport="registry") == ["surroundings"]
 
 
 def test_metered_connection_holds_up_downloads_and_nothing_else() -> None:
