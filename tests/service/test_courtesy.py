@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 from dbus_fast import Variant
 
+from bootcd.bus.connection import Connection
 from bootcd.bus.interfaces import MANAGER, ROOT_PATH
+from bootcd.bus.wall import tell_people
 from bootcd.model.moment import microseconds
 from tests.support.bus import PrivateBus
 from tests.support.bus_front import get_all
@@ -26,6 +29,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the bus p
 
 LOGIN = ("logind", "org.freedesktop.login1", "/org/freedesktop/login1")
 LOGIN_MANAGER, LOGIN_SESSION = "org.freedesktop.login1.Manager", "org.freedesktop.login1.Session"
+SCHEDULED = f"self.props['{LOGIN_MANAGER}']['ScheduledShutdown']"
 
 
 @pytest.fixture
@@ -39,23 +43,28 @@ async def bus(tmp_path: Path) -> AsyncIterator[PrivateBus]:
 async def logind(bus: PrivateBus) -> AsyncIterator[Mock]:
     """Run logind with what python-dbusmock's template of it lacks, and somebody at a desktop."""
     async with dbusmock(bus.address, *LOGIN) as mock:
-        for name, signature in (("SetWallMessage", "sb"), ("ScheduleShutdown", "st")):
-            await mock.control("AddMethod", "sssss", LOGIN_MANAGER, name, signature, "", "")
-        await mock.control(
-            "AddMethod", "sssss", LOGIN_MANAGER, "CancelScheduledShutdown", "", "b", "ret = True"
-        )
-        await schedule(mock, "", 0, new=True)
+        value = Variant("(st)", ["", 0])
+        await mock.control("AddProperty", "ssv", LOGIN_MANAGER, "ScheduledShutdown", value)
+        for name, takes, gives, code in (
+            ("SetWallMessage", "sb", "", ""),
+            ("ScheduleShutdown", "st", "", f"{SCHEDULED} = dbus.Struct(args, signature='st')"),
+            (
+                "CancelScheduledShutdown",
+                "",
+                "b",
+                f"{SCHEDULED} = dbus.Struct(('', 0), signature='st'); ret = True",
+            ),
+        ):
+            await mock.control("AddMethod", "sssss", LOGIN_MANAGER, name, takes, gives, code)
         path = await mock.control("AddSession", "ssusb", "1", "seat0", 1000, "ann", True)
         await mock.change(LOGIN_SESSION, path, Type=Variant("s", "wayland"))
         yield mock
 
 
-async def schedule(mock: Mock, kind: str, when: int, *, new: bool = False) -> None:
-    value = Variant("(st)", [kind, when])
-    if new:
-        await mock.control("AddProperty", "ssv", LOGIN_MANAGER, "ScheduledShutdown", value)
-    else:
-        await mock.change(LOGIN_MANAGER, ScheduledShutdown=value)
+async def eventually_called(mock: Mock, member: str) -> None:
+    async with asyncio.timeout(20):
+        while not await mock.calls(member):
+            pass
 
 
 async def test_people_are_told_before_the_host_reboots_and_when_it_does_not(
@@ -82,7 +91,6 @@ async def test_people_are_told_before_the_host_reboots_and_when_it_does_not(
                 assert status == 0
                 assert "Apply held up by sessions: ann is logged in, and may finish first (until " in out
                 assert script.pids() == []
-                await schedule(logind, "dry-reboot", when)
                 # A backup begins: the reboot is off until it has ended.
                 await logind.peer.reply(
                     logind.path,
@@ -97,8 +105,24 @@ async def test_people_are_told_before_the_host_reboots_and_when_it_does_not(
                 await peer.signal(lambda m: m.member == "RebootScheduled" and m.body[0] == 0)
                 gates = (await get_all(peer, ROOT_PATH, MANAGER.name))["BlockedBy"]
                 assert [gate[0] for gate in gates] == ["logind-inhibitor", "sessions"]
+                await eventually_called(logind, "CancelScheduledShutdown")
     assert await logind.calls("ScheduleShutdown") == [["dry-reboot", when]]
     [[text, enabled]] = await logind.calls("SetWallMessage")
     assert "this host restarts" in text
     assert enabled
     script.close()
+
+
+async def test_shutdown_somebody_else_has_scheduled_is_left_alone(bus: PrivateBus, logind: Mock) -> None:
+    body = ["poweroff", 1]
+    await logind.peer.reply(
+        logind.path, LOGIN_MANAGER, "ScheduleShutdown", "st", body, destination=logind.name
+    )
+    connection = await Connection.open(bus.address, on_message=lambda _: False, on_drained=lambda: None)
+    try:
+        await tell_people(connection, datetime(2030, 1, 1, tzinfo=UTC))
+        await tell_people(connection, None)
+    finally:
+        await connection.close()
+    assert await logind.calls("ScheduleShutdown") == [body]
+    assert await logind.calls("CancelScheduledShutdown") == []
