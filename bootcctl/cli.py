@@ -188,6 +188,20 @@ def build_parser() -> argparse.ArgumentParser:
 
     _inhibit(add("inhibit", "hold up updates while a command runs, or list who does"))
 
+    pause = add("pause", "have nothing done unasked for a while; what is asked for is done all the same")
+    how_long = pause.add_mutually_exclusive_group()
+    how_long.add_argument(
+        "span",
+        metavar="SPAN",
+        nargs="?",
+        default="1d",
+        help="how long, such as 3d or 1h 30min, or indefinitely (default: 1d)",
+    )
+    how_long.add_argument(
+        "--until", default="", metavar="TIME", help="such as 18:30, tomorrow, Mon 02:00 or 2026-12-24 18:00"
+    )
+    add("resume", "end a pause")
+
     cancel = add("cancel", "stop a job and wait for its end")
     cancel.add_argument(
         "job", metavar="JOB", nargs="?", default="", help="number or uuid (default: the active job)"

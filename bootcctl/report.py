@@ -79,6 +79,8 @@ def _service_section(service: dict[str, Any], job: dict[str, Any] | None, now: f
         rows.append(("Reboot", style.paint("needed, another system is set up for the next boot", "33")))
     rows.append(("Checked", _last_check(service, now)))
     rows.append(("Mode", _mode(service, now)))
+    if paused := service.get("paused"):
+        rows.append(("Paused", style.paint(_paused(paused, now), "33")))
     return _table(rows)
 
 
@@ -115,6 +117,12 @@ def _last_check(service: dict[str, Any], now: float) -> str:
     words = {"up-to-date": "up to date", "available": "update available", "": ""}
     text = words.get(result, f"failed ({clean(result.rpartition('.')[2])})")
     return _ago(service["last-check"], now) + (f", {text}" if text else "")
+
+
+def _paused(pause: dict[str, Any], now: float) -> str:
+    until = pause.get("until")
+    how_long = f"for {format_duration(until / 1e6 - now)} more" if until else "until it is ended"
+    return f"{how_long}, by user {pause.get('uid')}; to end it: bootcctl resume"
 
 
 def _mode(service: dict[str, Any], now: float) -> str:

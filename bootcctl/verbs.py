@@ -25,6 +25,7 @@ from bootcctl.follow import Detached, JobFollower
 from bootcctl.monitor import monitor
 from bootcctl.outcomes import render_changes, render_outcome
 from bootcctl.passwords import password_agent
+from bootcctl.pause import pause, resume
 from bootcctl.progressfd import ProgressReport
 from bootcctl.render import clean, clean_lines
 from bootcctl.report import render_history, render_jobs, render_kargs
@@ -53,7 +54,7 @@ _OPTIONS = (
 )
 "What of the command line are options of the method, by its name there."
 _DEFAULTS = {"transport": "registry"}
-_MAY_NEED_PASSWORD = {*_METHODS, "cancel", "config-diff", "reload"}
+_MAY_NEED_PASSWORD = {*_METHODS, "cancel", "config-diff", "pause", "resume", "reload"}
 _DOCUMENTS = {"diff", "config-diff"}
 _JOB_DETAILS_SECS = 3.0
 
@@ -293,5 +294,7 @@ _VERBS: dict[str, Callable[[Client, Namespace, Terminal], Awaitable[int]]] = {
     "notes": _notes,
     "diff": _diff,
     "config-diff": _config_diff,
+    "pause": pause,
+    "resume": resume,
     "reload": _reload,
 }

@@ -5,12 +5,13 @@ All of it is the service's own plan, so that what is shown is what it goes by.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, tzinfo
+from datetime import tzinfo
 from typing import Any
 
 from bootcctl.client import MANAGER, ROOT, Client
 from bootcctl.render import clean
 from bootcctl.terminal import Terminal
+from bootcctl.times import shown
 
 _ACTIONS = {"check": "look for an update", "stage": "stage the update", "apply": "reboot into the update"}
 
@@ -38,15 +39,11 @@ def render_reasons(document: dict[str, Any], zone: tzinfo | None) -> str:
     """Render the plan for people, with times of a zone; None for that of the host."""
     upcoming = document["next-action"]
     what = _ACTIONS.get(upcoming["action"], clean(upcoming["action"])) or "nothing"
-    when = f" at {_time(upcoming['when'], zone)}" if upcoming["when"] else ""
+    when = f" at {shown(upcoming['when'], zone)}" if upcoming["when"] else ""
     reason = f": {clean(upcoming['reason'])}" if upcoming["reason"] else ""
     lines = [f"Mode {clean(document['mode'])}", f"Next {what}{when}{reason}"]
     for gate in document["blocked-by"]:
         what = f"{', '.join(map(clean, gate['actions']))} held up by".capitalize().strip()
-        end = f" (until {_time(gate['until'], zone)})" if gate["until"] else ""
+        end = f" (until {shown(gate['until'], zone)})" if gate["until"] else ""
         lines.append(f"{what} {clean(gate['gate'])}: {clean(gate['reason'])}{end}")
     return "\n".join(lines)
-
-
-def _time(usec: int, zone: tzinfo | None) -> str:
-    return f"{datetime.fromtimestamp(usec / 1e6, UTC).astimezone(zone):%a %Y-%m-%d %H:%M}"

@@ -9,7 +9,7 @@ _bootcctl_active_jobs() {
 _bootcctl() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     local common='--help --json --quiet --no-color'
-    local verbs='status check upgrade switch rollback edit apply kargs pin unpin drop usr-overlay inhibit cancel jobs monitor history health why diff config-diff notes reload mock'
+    local verbs='status check upgrade switch rollback edit apply kargs pin unpin drop usr-overlay inhibit pause resume cancel jobs monitor history health why diff config-diff notes reload mock'
     local verb='' word words=''
 
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
@@ -65,6 +65,10 @@ _bootcctl() {
         inhibit:--who | inhibit:--why)
             return
             ;;
+        pause:--until)
+            mapfile -t COMPREPLY < <(compgen -W 'tomorrow' -- "$current")
+            return
+            ;;
         history:-n | history:--limit)
             return
             ;;
@@ -104,6 +108,10 @@ _bootcctl() {
                 mapfile -t COMPREPLY < <(compgen -c -- "$current")
                 return
             fi
+            ;;
+        pause)
+            words="$common --until"
+            [[ $current == -* ]] || words="$words 1d 3d 1w indefinitely"
             ;;
         cancel)
             words="$common --no-wait"

@@ -1,6 +1,6 @@
 # Completion of bootcctl(1) for fish; installed as /usr/share/fish/vendor_completions.d/bootcctl.fish.
 
-set -l verbs status check upgrade switch rollback edit apply kargs pin unpin drop usr-overlay inhibit cancel jobs monitor history health why diff config-diff notes reload mock
+set -l verbs status check upgrade switch rollback edit apply kargs pin unpin drop usr-overlay inhibit pause resume cancel jobs monitor history health why diff config-diff notes reload mock
 set -l no_verb "not __fish_seen_subcommand_from $verbs"
 
 function __bootcctl_active_jobs
@@ -27,6 +27,8 @@ complete -c bootcctl -n $no_verb -a unpin -d 'Let a pinned deployment go'
 complete -c bootcctl -n $no_verb -a drop -d 'Take a deployment off the host'
 complete -c bootcctl -n $no_verb -a usr-overlay -d 'Make /usr writable until the next reboot'
 complete -c bootcctl -n $no_verb -a inhibit -d 'Hold up updates while a command runs'
+complete -c bootcctl -n $no_verb -a pause -d 'Have nothing done unasked for a while'
+complete -c bootcctl -n $no_verb -a resume -d 'End a pause'
 complete -c bootcctl -n $no_verb -a cancel -d 'Stop a job'
 complete -c bootcctl -n $no_verb -a jobs -d 'List active and recent jobs'
 complete -c bootcctl -n $no_verb -a monitor -d 'Follow the service and its jobs'
@@ -59,6 +61,8 @@ complete -c bootcctl -n '__fish_seen_subcommand_from inhibit' -l who -x -d 'Who 
 complete -c bootcctl -n '__fish_seen_subcommand_from inhibit' -l why -x -d 'The reason'
 complete -c bootcctl -n '__fish_seen_subcommand_from inhibit' -l mode -x -a 'block delay' -d 'How'
 complete -c bootcctl -n '__fish_seen_subcommand_from inhibit' -xa '(__fish_complete_subcommand)'
+complete -c bootcctl -n '__fish_seen_subcommand_from pause' -l until -x -a tomorrow -d 'Until then'
+complete -c bootcctl -n '__fish_seen_subcommand_from pause' -xa '1d 3d 1w indefinitely'
 complete -c bootcctl -n '__fish_seen_subcommand_from upgrade' -l from-downloaded -d 'Take what is staged'
 complete -c bootcctl -n '__fish_seen_subcommand_from upgrade' -l tag -x -d 'Track this tag'
 complete -c bootcctl -n '__fish_seen_subcommand_from upgrade' -l expect-digest -x -d 'Fail if the newest is another'

@@ -76,6 +76,7 @@ class World:
         "Who reads the progress of a job, with our end of the pipe, by the job's path."
         self._inhibitors: dict[int, list[Any]] = {}
         "By the descriptor of our end, which tells when the other is closed."
+        self._paused: dict[str, Any] = {}
         self._generation = 1
         self._number = 0
         self._checked = (0, "")
@@ -84,7 +85,7 @@ class World:
         for name, interface in interfaces.items():
             if name not in (DEPLOYMENT, JOB):
                 values = {"Version": __version__, "ApiLevel": 1, "Backend": "ostree", "Mode": "check"}
-                values["Features"] = [*KINDS.values(), "diff", "inhibit", "notes"]
+                values["Features"] = [*KINDS.values(), "diff", "inhibit", "notes", "pause"]
                 known = {key: value for key, value in values.items() if key in interface.properties}
                 self.exporter.put(ROOT, name, known)
         self._show()
@@ -128,6 +129,14 @@ class World:
                 return [0], [self._inhibit(arguments)]
             case "ListInhibitors":
                 return [list(self._inhibitors.values())], []
+            case "Pause":
+                self._paused = {"since": _now(), "until": arguments[0], "uid": os.getuid()}
+                self._show_gates()
+                return [], []
+            case "Resume":
+                self._paused = {}
+                self._show_gates()
+                return [], []
             case "Diff" | "ConfigDiff":
                 return [0], [_memory(_document(member))]
             case _:
@@ -141,21 +150,25 @@ class World:
         self._inhibitors[writer] = [what, who, why, mode, os.getuid(), until]
         # Of the end to write to, the kernel reports only that nobody reads any more.
         asyncio.get_running_loop().add_reader(writer, self._release, writer)
-        self._show_inhibitors()
+        self._show_gates()
         return reader
 
     def _release(self, writer: int) -> None:
         asyncio.get_running_loop().remove_reader(writer)
         os.close(writer)
         del self._inhibitors[writer]
-        self._show_inhibitors()
+        self._show_gates()
 
-    def _show_inhibitors(self) -> None:
+    def _show_gates(self) -> None:
         blocked = []
         for what, who, why, mode, uid, until in self._inhibitors.values():
             facts = {"what": what, "who": who, "why": why, "mode": mode, "uid": uid}
             blocked.append(["inhibitor", f"{who} inhibits {what}: {why}", until, _entries(facts)])
-        self.exporter.put(ROOT, MANAGER, {"BlockedBy": blocked})
+        if self._paused:
+            actions = _entries({"actions": ["check"]})
+            sentence = f"user {os.getuid()} has paused updates"
+            blocked.append(["paused", sentence, self._paused["until"], actions])
+        self.exporter.put(ROOT, MANAGER, {"BlockedBy": blocked, "Paused": _entries(self._paused)})
 
     def _open_progress(self, path: str) -> int:
         """Return the end to read from of a pipe with the progress of a job."""

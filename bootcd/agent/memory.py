@@ -13,6 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from bootcd.host.documents import load_document
 from bootcd.model.job import ImageUpdate
 from bootcd.update.attempts import Attempts
+from bootcd.update.pause import Pause
 
 _LIMIT = 1 << 20
 
@@ -35,6 +36,7 @@ class Memory(BaseModel):
     notes_digest: str = ""
     "The release notes that were found last, and the image they are of."
     generation: int = 0
+    pause: Pause | None = None
     fingerprint: str = ""
     "Of what was deployed at `generation`."
 

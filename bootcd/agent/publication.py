@@ -11,6 +11,7 @@
     active-job              null, or: uuid, number, kind
     available               null, or: image, transport, digest, version, created,
                             download-size (bytes, -1 unknown), has-notes
+    paused                  null, or: since, until (0 until resumed), uid
     next-action             action (empty for none), reason, when
     signatures              of booted, staged and rollback, by id: scope, verified, method, key, signer,
                             identity, time (microseconds, 0 unknown); empty if another program deployed it
@@ -30,6 +31,7 @@ from typing import Any
 
 from bootcd.agent.snapshot import Snapshot
 from bootcd.host.files import write_atomic
+from bootcd.model.errors import BackendFailed
 from bootcd.model.host import BootEntry
 from bootcd.model.job import JobRecord
 from bootcd.model.moment import microseconds
@@ -41,6 +43,7 @@ log = logging.getLogger(__name__)
 def render_service(snapshot: Snapshot, active: JobRecord | None) -> bytes:
     """Return the content of service.json."""
     host, update, action = snapshot.host.status, snapshot.available, snapshot.next_action
+    paused = snapshot.paused
     document: dict[str, Any] = {
         "version": snapshot.version,
         "backend": snapshot.backend,
@@ -66,6 +69,7 @@ def render_service(snapshot: Snapshot, active: JobRecord | None) -> bytes:
             "has-notes": update.has_notes,
         },
         "mode": snapshot.mode,
+        "paused": paused and {"since": _usec(paused.since), "until": _usec(paused.until), "uid": paused.uid},
         "next-action": {"action": action.action, "reason": action.reason, "when": _usec(action.when)},
         "signatures": {
             id: _signature(snapshot.details[id].trust)
@@ -97,6 +101,8 @@ class Publication:
         self._offered: dict[Path, _Content] = {}
         self._written: dict[Path, bytes] = {}
         self._changed = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._closed = False
 
     def offer(self, path: Path, data: bytes, *, mode: int = 0o644, durable: bool = False) -> None:
@@ -104,7 +110,14 @@ class Publication:
             self._offered.pop(path, None)
         else:
             self._offered[path] = _Content(data, mode, durable)
+            self._idle.clear()
             self._changed.set()
+
+    async def written(self, path: Path) -> None:
+        """Return once what was offered for a file is there. Raises BackendFailed if it cannot be written."""
+        await self._idle.wait()
+        if path not in self._written:
+            raise BackendFailed(f"{path} cannot be written", hint="see: journalctl -u bootcd.service")
 
     async def run(self) -> None:
         """Write what is offered until closed; the last offers are written."""
@@ -113,6 +126,7 @@ class Publication:
             self._changed.clear()
             while self._offered:
                 await self._write(*self._offered.popitem())
+            self._idle.set()
 
     def close(self) -> None:
         """End `run`."""

@@ -23,6 +23,7 @@ from bootcd.agent.inhibition import Inhibition
 from bootcd.agent.inspection import HostWatcher
 from bootcd.agent.interface import Outside
 from bootcd.agent.memory import Memory, load_memory
+from bootcd.agent.pausing import Pausing
 from bootcd.agent.publication import Publication, render_service
 from bootcd.agent.snapshot import Change, JobAdded, JobChanged, NextAction, Snapshot, SnapshotChanged
 from bootcd.host import journal
@@ -52,6 +53,7 @@ from bootcd.update.facts import Action, Facts, Rules
 from bootcd.update.gates import Gate
 from bootcd.update.inhibit import Wish, require_uninhibited
 from bootcd.update.machine import Event, IllegalTransition, Situation, advance, digest_of, observe
+from bootcd.update.pause import Pause, begin_pause
 from bootcd.update.planner import Plan, plan
 from bootcd.update.surroundings import Surroundings
 
@@ -108,6 +110,7 @@ class Service:
         self._health_file = HealthFile(state / "health.json", self._on_health)
         self._health = HealthRecord()
         self._inhibition = Inhibition(runtime / "inhibitors", clock, self._refresh)
+        self._pausing = Pausing(clock, self._pause_ended)
         self._observers: list[Callable[[Change], None]] = []
         self._memory = Memory()
         self._situation = Situation()
@@ -129,6 +132,7 @@ class Service:
         """Take up earlier jobs and begin to look at the host, without waiting for what is there."""
         self._memory = await asyncio.to_thread(load_memory, self._memory_path)
         self._situation = Situation(image=self._memory.image, available=self._memory.available)
+        self._pausing.keep(self._memory.pause)
         await self._inhibition.start()
         await self._manager.start(on_event=self._on_job, settle=self._settle)
         self._watching = True
@@ -143,6 +147,7 @@ class Service:
         self._health_file.stop()
         await self._inhibition.stop()
         await self._courtesy.stop()
+        self._pausing.stop()
         if self._reboot is not None:
             self._reboot.cancel()
         await self._manager.stop()
@@ -227,6 +232,33 @@ class Service:
         """
         return await self._inhibition.take(wish)
 
+    async def pause(self, until: datetime | None, requester: Requester) -> None:
+        """Do nothing unasked until a time, or until `resume`; once this returns that outlives the service.
+
+        Raises InvalidArguments, and BackendFailed if it cannot be written down.
+        """
+        pause = begin_pause(self._clock.now(), until, requester.uid)
+        log.info("updates are paused until %s by user %d", until or "they are resumed", requester.uid)
+        await self._keep_pause(pause)
+
+    async def resume(self, requester: Requester) -> None:
+        """End the pause, if there is one. Raises BackendFailed."""
+        if self._pausing.kept is not None:
+            log.info("updates are resumed by user %d", requester.uid)
+            await self._keep_pause(None)
+
+    async def _keep_pause(self, pause: Pause | None) -> None:
+        self._pausing.keep(pause)
+        self._remember(pause=pause)
+        self._refresh()
+        await self._publication.written(self._memory_path)
+
+    def _pause_ended(self) -> None:
+        if self._pausing.current() is None:
+            self._pausing.keep(None)
+            self._remember(pause=None)
+        self._refresh()
+
     async def reload(self) -> None:
         """Read the settings again and look at the host again. Raises InvalidConfig, old settings kept."""
         try:
@@ -283,6 +315,7 @@ class Service:
             first_seen=self._memory.seen,
             surroundings=self._snapshot.surroundings,
             courtesy_until=self._courtesy.until,
+            pause=self._pausing.current(),
         )
         return plan(self._situation, facts, self._settings.rules)
 
@@ -471,6 +504,7 @@ class Service:
             available=self._situation.available,
             mode=self._settings.rules.mode.value,
             next_action=self._next_action,
+            paused=self._pausing.current(),
             inhibitors=self._inhibition.held,
             gates=self._gates,
             reboot_at=self._courtesy.until,

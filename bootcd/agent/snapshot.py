@@ -16,6 +16,7 @@ from bootcd.model.report import DeploymentDetails
 from bootcd.model.trust import TrustPolicy
 from bootcd.update.gates import Gate
 from bootcd.update.inhibit import Inhibitor
+from bootcd.update.pause import Pause
 from bootcd.update.surroundings import Surroundings
 
 __all__ = ["Change", "JobAdded", "JobChanged", "JobForgotten", "NextAction", "Snapshot", "SnapshotChanged"]
@@ -55,6 +56,7 @@ class Snapshot:
     "Digests of versions that booted badly here, and are not taken again unasked."
     mode: str = "off"
     next_action: NextAction = NextAction()
+    paused: Pause | None = None
     inhibitors: tuple[Inhibitor, ...] = ()
     gates: tuple[Gate, ...] = ()
     "What holds up work that is done unasked, beside inhibitors."

@@ -312,8 +312,8 @@ def _checked(message: Message, method: Method) -> tuple[tuple[Any, ...], dict[st
             raise InvalidArguments(f"option {name} of {method.name} is too long or cannot be printed")
         options[name] = value.value
     # They reach prompts and logs before they are parsed.
-    for argument, text in zip(method.inputs, arguments, strict=False):
-        if not _speakable(text):
+    for argument, value in zip(method.inputs, arguments, strict=False):
+        if isinstance(value, str) and not _speakable(value):
             error = InvalidImage if argument.name == "image" else InvalidArguments
             raise error(f"the {argument.name} is too long or holds characters that cannot be printed")
     return tuple(arguments), options

@@ -18,7 +18,7 @@ from bootcd.model.errors import ErrorInfo
 from bootcd.model.host import BootEntry
 from bootcd.model.job import JobKind, JobRecord, JobState
 from bootcd.model.report import DeploymentDetails
-from bootcd.model.right import INHIBIT, RIGHTS, Right
+from bootcd.model.right import INHIBIT, PAUSE, RIGHTS, Right
 from bootcd.update.features import features, read_only_reason
 
 ROOT_PATH = "/org/bootcd1"
@@ -159,6 +159,16 @@ def _blocked_by(view: ManagerView) -> list[tuple[str, str, int, dict[str, Varian
     ]
 
 
+def _paused(view: ManagerView) -> dict[str, Variant]:
+    if (pause := view.snapshot.paused) is None:
+        return {}
+    return {
+        "since": variant("t", microseconds(pause.since)),
+        "until": variant("t", microseconds(pause.until)),
+        "uid": variant("u", pause.uid),
+    }
+
+
 def _image_time(view: DeploymentView) -> int:
     created = view.entry.image.created if view.entry.image else None
     return microseconds(created) if created else 0
@@ -255,6 +265,8 @@ MANAGER = Interface.of(
         right=INHIBIT,
     ),
     Method("ListInhibitors", outputs=(Argument("inhibitors", "a(ssssut)"),)),
+    Method("Pause", (Argument("until", "t"), _OPTIONS), options={}, right=PAUSE),
+    Method("Resume", (_OPTIONS,), options={}, right=PAUSE),
     Method("Reload", right=Right("reload")),
     Signal("JobNew", (_JOB, Argument("uuid", "s"), Argument("kind", "s"))),
     Signal(
@@ -288,6 +300,7 @@ MANAGER = Interface.of(
     Property(
         "ReadOnlyReason", "s", lambda view: read_only_reason(view.snapshot.state, view.snapshot.host.status)
     ),
+    Property("Paused", "a{sv}", _paused),
     Property("BlockedBy", "a(ssta{sv})", _blocked_by),
 )
 

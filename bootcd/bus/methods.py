@@ -54,6 +54,8 @@ class Methods:
             "ConfigDiff": self._config_diff,
             "Inhibit": self._inhibit,
             "ListInhibitors": self._list_inhibitors,
+            "Pause": self._pause,
+            "Resume": self._resume,
             "Reload": self._reload,
         }
         job: dict[str, Handler] = {
@@ -112,6 +114,14 @@ class Methods:
 
     async def _list_inhibitors(self, _: Call) -> list[Any]:
         return [[list(inhibitor_entry(inhibitor)) for inhibitor in self._service.snapshot.inhibitors]]
+
+    async def _pause(self, call: Call) -> list[Any]:
+        await self._service.pause(moment.from_microseconds(call.arguments[0]), call.requester)
+        return []
+
+    async def _resume(self, call: Call) -> list[Any]:
+        await self._service.resume(call.requester)
+        return []
 
     async def _reload(self, _: Call) -> list[Any]:
         await self._service.reload()

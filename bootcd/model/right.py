@@ -51,6 +51,9 @@ _APPLIES = {"apply": "apply", **_IGNORES}
 
 INHIBIT = Right("inhibit-block", mode_actions={"delay": "inhibit-delay"})
 
+PAUSE = Right("pause")
+"To pause and to resume."
+
 RIGHTS: Mapping[JobKind, Right] = {
     JobKind.CHECK: Right("check", option_actions=_IGNORES),
     JobKind.UPGRADE: Right("upgrade", "upgrade-unverified", {"tag": "switch", **_APPLIES}),

@@ -8,6 +8,12 @@ from bootcd.update.inhibit import CHECKING as DOING
 from bootcd.update.inhibit import holding
 
 
+def paused(facts: Facts, rules: Rules, subject: object) -> Gate | None:
+    if facts.pause and not facts.pause.is_over(facts.now):
+        return Gate("paused", facts.pause.sentence, facts.pause.until)
+    return None
+
+
 def untracked(facts: Facts, rules: Rules, subject: object) -> Gate | None:
     if facts.host.spec.image is None:
         return Gate("untracked", "the host tracks no image")
@@ -27,7 +33,7 @@ def inhibited(facts: Facts, rules: Rules, subject: object) -> Gate | None:
     return None
 
 
-UNASKED: tuple[Check[object], ...] = (modified, untracked)
+UNASKED: tuple[Check[object], ...] = (modified, untracked, paused)
 "Of every action."
 
 CHECKING: tuple[Check[object], ...] = (*UNASKED, inhibited)

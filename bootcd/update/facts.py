@@ -12,6 +12,7 @@ from bootcd.policy.rollout import Rollout
 from bootcd.policy.window import Window
 from bootcd.update.attempts import Attempts
 from bootcd.update.inhibit import Inhibitor
+from bootcd.update.pause import Pause
 from bootcd.update.surroundings import Conditions, Source, Surroundings
 
 
@@ -74,3 +75,5 @@ class Facts:
     surroundings: Surroundings = field(default_factory=Surroundings)
     courtesy_until: datetime | None = None
     "The time people who are logged in were told that the host reboots at; None if they were told nothing."
+    pause: Pause | None = None
+    "The one that is."

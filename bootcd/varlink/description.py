@@ -29,6 +29,8 @@ READS: dict[str, Mapping[str, str]] = {
 CHANGES: dict[str, Mapping[str, str]] = {
     "Cancel": {"uuid": "string", **_RIGHT},
     "ConfigDiff": _RIGHT,
+    "Pause": {"until": "?int", **_RIGHT},
+    "Resume": _RIGHT,
     "Reload": _RIGHT,
 }
 "Those that do and start no job."
@@ -54,6 +56,8 @@ _MEANINGS = {
     "Cancel": "Asks a job to stop. Needs no right if the caller started it.",
     "Diff": "Compares two deployments, named '<checksum>.<serial>', as 'bootcctl diff --json' does.",
     "ConfigDiff": "Compares /etc with that of the image, as 'bootcctl config-diff --json' does.",
+    "Pause": "Does nothing unasked until a time, or until resumed. What is asked for is done all the same.",
+    "Resume": "Ends a pause.",
     "Reload": "Reads the configuration again and looks at the host again.",
     "Check": "Asks the registry for a newer version of the tracked image.",
     "Upgrade": "Stages the newest version of the tracked image.",
@@ -116,13 +120,16 @@ type Inhibitor (what: []string, who: string, why: string, mode: string, uid: int
 # What holds something up that would be done unasked, with the actions it holds up: check, stage or apply.
 type Gate (name: string, reason: string, until: ?int, actions: []string)
 
+# Nothing is done unasked until then, or until resumed.
+type Paused (since: int, until: ?int, uid: int)
+
 # 'features' tells what works on this host, 'readOnlyReason' why nothing that is deployed can be changed.
 # 'host' is what 'bootc status --json' prints; it has no members before the host was looked at.
 type Status (
   version: string, backend: string, state: string, stateSince: int, generation: int, mode: string,
   rebootRequired: bool, activeJob: ?string, lastCheck: ?int, lastCheckResult: ?string, available: ?Update,
   features: []string, readOnlyReason: ?string, blockedBy: []Gate, inhibitors: []Inhibitor,
-  nextAction: NextAction, host: object
+  paused: ?Paused, nextAction: NextAction, host: object
 )
 """
 

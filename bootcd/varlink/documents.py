@@ -17,6 +17,7 @@ from bootcd.model.trust import Verdict
 from bootcd.update.features import features, read_only_reason
 from bootcd.update.gates import Gate
 from bootcd.update.inhibit import Inhibitor
+from bootcd.update.pause import Pause
 
 Document = dict[str, Any]
 
@@ -75,6 +76,7 @@ def status(snapshot: Snapshot) -> Document:
         readOnlyReason=read_only_reason(snapshot.state, snapshot.host.status) or None,
         blockedBy=[gate(shut) for shut in snapshot.gates],
         inhibitors=[inhibitor(held) for held in snapshot.inhibitors],
+        paused=paused(snapshot.paused),
         nextAction=_known(action=action.action, reason=action.reason, when=_usec(action.when)),
         host=json.loads(snapshot.host_json) if snapshot.host_json else {},
     )
@@ -87,6 +89,12 @@ def gate(shut: Gate) -> Document:
         until=_usec(shut.ends),
         actions=[action.value for action in shut.actions],
     )
+
+
+def paused(pause: Pause | None) -> Document | None:
+    if pause is None:
+        return None
+    return _known(since=_usec(pause.since), until=_usec(pause.until), uid=pause.uid)
 
 
 def inhibitor(held: Inhibitor) -> Document:

@@ -11,8 +11,10 @@ from bootcd.agent.authorisation import Authorise
 from bootcd.agent.interface import HISTORY_DEFAULT, HISTORY_LIMIT, UpdateService, host_looked_at
 from bootcd.agent.snapshot import Change, JobChanged, SnapshotChanged
 from bootcd.host.peers import Peer
+from bootcd.model import moment
 from bootcd.model.errors import NoSuchDeployment, NoSuchJob
 from bootcd.model.job import JobKind, JobOptions, JobRecord, Requester
+from bootcd.model.right import PAUSE
 from bootcd.varlink import documents
 from bootcd.varlink.verbs import INTERACTIVE, VERBS, InvalidParameter, Verb, job_options
 
@@ -65,6 +67,8 @@ class Methods:
             "Diff": self._diff,
             "Cancel": self._cancel,
             "ConfigDiff": self._config_diff,
+            "Pause": self._pause,
+            "Resume": self._resume,
             "Reload": self._reload,
             **{name: starter(verb) for name, verb in VERBS.items()},
         }
@@ -141,6 +145,19 @@ class Methods:
         await self._require(request, "config-diff")
         yield Reply({}, document=await self._service.config_diff())
 
+    async def _pause(self, request: Request) -> Replies:
+        until = request.values.get("until", 0)
+        if not 0 <= until < 1 << 62:
+            raise InvalidParameter("until")
+        await self._require(request, PAUSE.action)
+        await self._service.pause(moment.from_microseconds(until), _requester(request.peer))
+        yield Reply({})
+
+    async def _resume(self, request: Request) -> Replies:
+        await self._require(request, PAUSE.action)
+        await self._service.resume(_requester(request.peer))
+        yield Reply({})
+
     async def _reload(self, request: Request) -> Replies:
         await self._require(request, "reload")
         await self._service.reload()
@@ -163,8 +180,7 @@ class Methods:
 
     async def _begin(self, kind: JobKind, peer: Peer, options: JobOptions) -> JobRecord:
         """Start a job; from here on it goes on whether or not the caller is still there."""
-        requester = Requester(uid=peer.uid, pid=peer.pid, name=peer.name)
-        task = asyncio.get_running_loop().create_task(self._service.begin(kind, requester, options))
+        task = asyncio.get_running_loop().create_task(self._service.begin(kind, _requester(peer), options))
         self._begun.add(task)
         task.add_done_callback(self._ended)
         return await asyncio.shield(task)
@@ -203,3 +219,7 @@ class Methods:
         if request.peer.uid != 0:
             full = {"verb": action, **(details or {})}
             await self._authorise(request.peer, action, full, interactive=request.interactive)
+
+
+def _requester(peer: Peer) -> Requester:
+    return Requester(uid=peer.uid, pid=peer.pid, name=peer.name)

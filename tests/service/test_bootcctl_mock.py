@@ -84,7 +84,7 @@ async def test_introspection_is_that_of_the_service(address: str) -> None:
             assert shown.keys() == {item.name for item in interface.properties}
 
 
-async def test_inhibitor_is_listed_as_long_as_its_command_runs(address: str) -> None:
+async def test_inhibitor_is_listed_while_its_command_runs_and_a_pause_until_its_end(address: str) -> None:
     listing = (sys.executable, "-m", "bootcctl", "inhibit", "--list")
     async with mocked(address, "--scenario", "idle"):
         code, out, _ = await bootcctl(address, "inhibit", "--who", "film", "--why", "to be watched", *listing)
@@ -92,6 +92,12 @@ async def test_inhibitor_is_listed_as_long_as_its_command_runs(address: str) -> 
         assert out.endswith("blocks download:stage:reboot: to be watched\n")
         _, out, _ = await bootcctl(address, "inhibit", "--list")
         assert out == "Nobody inhibits anything\n"
+        await bootcctl(address, "pause", "indefinitely")
+        _, out, _ = await bootcctl(address, "why")
+        assert "Check held up by paused: user 0 has paused updates" in out
+        await bootcctl(address, "resume")
+        _, out, _ = await bootcctl(address, "why")
+        assert "paused" not in out
 
 
 async def test_every_method_has_an_answer_of_its_types(address: str) -> None:

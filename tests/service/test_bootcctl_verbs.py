@@ -5,7 +5,7 @@ import os
 import re
 import signal
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -735,6 +735,20 @@ async def test_reload_reads_the_configuration_or_says_what_is_wrong_with_it(
         1,
         "bootcctl: line 3 of 10-x.toml is no TOML\nhint: mend it\n",
     )
+
+
+async def test_pause_names_its_end_and_resume_ends_it(address: str, service: ScriptedService) -> None:
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    command = await run(address, "pause", "--until", f"{tomorrow:%Y-%m-%d}", TZ="UTC")
+    assert (command.code, service.requests[-1]) == (0, ("pause", {"until": tomorrow}))
+    assert f"until {tomorrow:%a %Y-%m-%d} 00:00\n" in command.out
+    assert "is done all the same" in command.out
+    assert " more, by user 0" in (await run(address, "status", "--format=human")).out
+    assert json.loads((await run(address, "pause", "indefinitely", "--json")).out)["until"] == 0
+    assert "until it is ended, by user 0" in (await run(address, "status", "--format=human")).out
+    assert (await run(address, "resume")).code == 0
+    assert service.snapshot.paused is None
+    assert (await run(address, "pause", "3x")).code == 2
 
 
 # monitor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -72,6 +73,9 @@ async def test_upgrade_answers_with_a_job_that_exists(peer: Peer, service: Scrip
         ),
         ("Rollback", "a{sv}", [{}], ("rollback", {})),
         ("Apply", "a{sv}", [{}], ("apply", {})),
+        ("Pause", "ta{sv}", [0, {}], ("pause", None)),
+        ("Pause", "ta{sv}", [1_000_000, {}], ("pause", datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))),
+        ("Resume", "a{sv}", [{}], ("resume",)),
         ("Reload", "", [], ("reload",)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -90,6 +90,7 @@ def arguments(path: str, method: Method) -> list[Any]:
         "who": "test",
         "why": "testing",
         "mode": "block",
+        "until": 0,
         "interface_name": own.name,
         "property_name": own.properties[0].name,
         "value": Variant("s", "x"),

@@ -129,6 +129,12 @@ class ScriptedService:
         self.update(inhibitors=(*self.snapshot.inhibitors, inhibitor))
         return reader
 
+    async def pause(self, until: datetime | None, requester: Requester) -> None:
+        self._note("pause", until)
+
+    async def resume(self, requester: Requester) -> None:
+        self._note("resume")
+
     async def reload(self) -> None:
         self._note("reload")
 

@@ -40,6 +40,7 @@ from bootcd.model.job import (
     Requester,
 )
 from bootcd.update.inhibit import Inhibitor, Wish
+from bootcd.update.pause import Pause
 
 IMAGE = "registry.example/os:1"
 AGENT = Requester()
@@ -244,6 +245,14 @@ class ScriptedService:
         self.inhibited.append(writer)
         self.publish(inhibitors=(*self.snapshot.inhibitors, inhibitor))
         return reader
+
+    async def pause(self, until: datetime | None, requester: Requester) -> None:
+        self.requests.append(("pause", {"until": until}))
+        self.publish(paused=Pause(since=EPOCH, until=until, uid=requester.uid))
+
+    async def resume(self, requester: Requester) -> None:
+        self.requests.append(("resume", {}))
+        self.publish(paused=None)
 
     async def reload(self) -> None:
         self.requests.append(("reload", {}))

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from bootcd.agent.agent import Agent
+from bootcd.agent.memory import load_memory
 from bootcd.agent.service import Settings
 from bootcd.agent.snapshot import NextAction
+from bootcd.model.errors import BackendFailed
 from bootcd.model.job import JobKind, JobState
 from bootcd.policy.rollout import Rollout
 from bootcd.policy.window import parse_window
@@ -23,6 +25,7 @@ from bootcd.update.gates import Gate
 from tests.support.jobs import DONE, SOMEBODY, SetClock, WorkerScript
 from tests.support.service import STAGED, ServiceBench, host_of, show_host, update_to
 
+PAUSED = f"first check; user {SOMEBODY.uid} has paused updates"
 FOUND = ["outcome", {"state": "done", "update": update_to("b").model_dump(mode="json")}]
 FAILED = [
     "outcome",
@@ -80,6 +83,64 @@ async def agent_at_work(bench: ServiceBench, time: Time, chance: float = 0.5) ->
 @pytest.fixture
 def time() -> Time:
     return Time()
+
+
+async def test_pause_outlives_the_service_and_ends_by_itself_or_when_resumed(
+    tmp_path: Path, script: WorkerScript, time: Time
+) -> None:
+    script.steps(["ready"], FOUND)
+    until = time.clock.now() + timedelta(days=3)
+    async with ServiceBench(tmp_path, script, clock=time.clock, mode=Mode.CHECK) as bench:
+        await bench.service.pause(until, SOMEBODY)
+    time.clock.move(days=2)
+    bench = ServiceBench(tmp_path, script, clock=time.clock, mode=Mode.CHECK)
+    async with bench, agent_at_work(bench, time):
+        snapshot = await bench.shown(state="idle", next_action=NextAction("check", PAUSED, until))
+        assert snapshot.paused
+        assert snapshot.paused.until == until
+        assert [(gate.name, gate.ends) for gate in snapshot.gates] == [("paused", until)]
+        await time.passes(hours=23)
+        assert script.pids() == []
+        await time.passes(hours=2)
+        await bench.shown(state="available", paused=None, gates=())
+        await bench.service.pause(None, SOMEBODY)
+        await bench.shown(next_action=NextAction("", PAUSED.split("; ")[1], None))
+        assert (await asyncio.to_thread(load_memory, bench.state / "agent.json")).pause
+        await bench.service.resume(SOMEBODY)
+        await bench.shown(paused=None, gates=())
+        assert (await asyncio.to_thread(load_memory, bench.state / "agent.json")).pause is None
+    assert len(script.pids()) == 1
+
+
+async def test_pause_holds_as_long_as_asked_for_when_the_clock_goes_back(
+    tmp_path: Path, script: WorkerScript, time: Time
+) -> None:
+    async with ServiceBench(tmp_path, script, clock=time.clock) as bench:
+        until = time.clock.now() + timedelta(days=3)
+        await bench.service.pause(until, SOMEBODY)
+        time.clock.move(days=-9999)
+        moved = bench.service.plan(started=time.clock.now(), chance=0)
+        await bench.service.reload()
+        assert bench.service.snapshot.paused
+        assert bench.service.snapshot.paused.until == time.clock.now() + timedelta(days=3)
+        time.clock.move(days=9999)
+        await bench.service.reload()
+        assert bench.service.snapshot.paused.until == until
+        time.clock.move(days=-9999)
+        await bench.service.reload()
+        time.clock.move(days=4)
+        await bench.service.reload()
+        assert bench.service.snapshot.paused is None
+    assert moved.not_before is None
+
+
+async def test_pause_that_cannot_be_kept_is_refused(tmp_path: Path, script: WorkerScript, time: Time) -> None:
+    async with ServiceBench(tmp_path, script, clock=time.clock) as bench:
+        await bench.service.host_ready()
+        (bench.state / "agent.json").unlink(missing_ok=True)
+        (bench.state / "agent.json").mkdir()
+        with pytest.raises(BackendFailed, match=r"agent\.json"):
+            await bench.service.pause(None, SOMEBODY)
 
 
 async def test_mode_off_does_nothing_and_says_so(tmp_path: Path, script: WorkerScript, time: Time) -> None:

@@ -286,6 +286,8 @@ async def test_every_change_asks_for_its_right(
         "OverlayUsr": ({}, ["usr-overlay"]),
         "Cancel": ({"uuid": other}, ["cancel"]),
         "ConfigDiff": ({}, ["config-diff"]),
+        "Pause": ({"until": 1_800_000_000_000_000}, ["pause"]),
+        "Resume": ({}, ["pause"]),
         "Reload": ({}, ["reload"]),
     }
     reads = {"GetStatus", "GetHistory", "GetNotes", "ListJobs", "ListInhibitors", "Wait", "Diff"}

@@ -56,6 +56,7 @@ from bootcd.update.machine import (
     advance,
     observe,
 )
+from bootcd.update.pause import Pause
 from bootcd.update.planner import Plan, plan
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
@@ -177,6 +178,20 @@ def test_plan_names_every_gate_that_is_shut_with_what_it_holds_up() -> None:
     changed = host_with(booted=entry(BOOTED, incompatible=True), staged=entry(NEW))
     planned = plan(situation_of(changed), facts(changed), replace(APPLY, windows=()))
     assert [gate.actions for gate in planned.gates] == [(Action.APPLY, Action.CHECK)]
+
+
+@pytest.mark.parametrize("until", [None, NOW + 9 * HOUR])
+def test_plan_while_paused_is_nothing_before_the_pause_ends(until: datetime | None) -> None:
+    pause = Pause(since=NOW - HOUR, until=until, uid=1000)
+    host = host_with(staged=entry(NEW))
+    newer = situation_of(host, UPDATE.model_copy(update={"digest": NEWER}))
+    planned = plan(newer, replace(facts(host), pause=pause), replace(APPLY, windows=()))
+    assert planned.not_before == until
+    everything = (Action.APPLY, Action.STAGE, Action.CHECK)
+    assert planned.gates == (Gate("paused", "user 1000 has paused updates", until, everything),)
+    assert "user 1000 has paused updates" in planned.reason
+    over = replace(facts(host, now=NOW + 9 * HOUR), pause=pause)
+    assert plan(newer, over, replace(APPLY, windows=())).is_due(NOW + 9 * HOUR) is (until is not None)
 
 
 def test_plan_while_a_job_is_at_work_still_names_the_gates() -> None:
