@@ -45,6 +45,9 @@ fuzz: setup      ## look for inputs that break a parser of untrusted bytes (FUZZ
 	@.venv/bin/uv pip install --quiet --group fuzz || true
 	@$(PYTHON) -m tests.fuzz $(FUZZ)
 
+simulate: setup  ## let machines live for a million minutes with the real planner, and judge what they do
+	@$(PYTHON) -m tests.simulate $(SIMULATE)
+
 install:         ## put every file where a distribution expects it (DESTDIR=, PREFIX=/usr)
 	@find bootcd bootcctl -name '*.py' -exec install -D -m 644 {} $(DESTDIR)$(SITEDIR)/{} \;
 	@# On an image-based host every file is from 1970 and the directory is read-only: byte code that is
@@ -92,4 +95,4 @@ lock:            ## pin the newest allowed versions in requirements.lock
 clean:           ## remove what the project made here
 	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test interop bench fuzz install lock clean
+.PHONY: help setup demo test interop bench fuzz simulate install lock clean

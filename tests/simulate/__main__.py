@@ -1,0 +1,47 @@
+"""`make simulate`: machines live for a million minutes with the real planner, and a judge looks on.
+
+    make simulate
+    make simulate SIMULATE='--minutes 5000000 --seed 7'
+
+Facts, the settings of the clock, suspends, restarts and what people do are random, and the same for the same
+seed. Ends with 1 if a machine did what it must never do, or left undone what it must not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from random import Random
+
+from tests.simulate.figures import Figures
+from tests.simulate.world import World
+
+LIFE = 7 * 24 * 60
+"Minutes a machine lives: there are many settings, and DST begins in half of these weeks."
+
+
+def simulate(minutes: int, seed: int, *, until_first: bool = False) -> Figures:
+    figures = Figures()
+    while figures.minutes < minutes and not (until_first and figures.violations):
+        figures.machines += 1
+        World(Random(f"{seed} {figures.machines}"), figures).live(min(LIFE, minutes - figures.minutes))
+    return figures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make simulate", description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=int, default=1_000_000, help="in all (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of all that is random (default: %(default)s)")
+    arguments = parser.parse_args()
+    begun = time.monotonic()
+    figures = simulate(arguments.minutes, arguments.seed)
+    print(figures.text())
+    print(f"in {time.monotonic() - begun:.0f} s")
+    for violation in figures.violations[:20]:
+        print(violation, file=sys.stderr)
+    return 1 if figures.violations else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

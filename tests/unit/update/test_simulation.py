@@ -1,0 +1,64 @@
+"""A part of `make simulate`, and that its judge finds a planner out."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from bootcd.policy.schedule import next_check
+from bootcd.policy.window import Opening, next_opening
+from bootcd.update import applying, maturity, staging
+from tests.simulate.__main__ import simulate
+
+MINUTES = 60_000
+
+
+def test_simulated_machines_do_what_they_must_and_nothing_else() -> None:
+    figures = simulate(MINUTES, seed=2)
+    assert figures.violations == []
+    assert figures.minutes == MINUTES
+    seen = (figures.checks, figures.staged, figures.openings_used, figures.clock_jumps, figures.clock_changes)
+    assert all(seen), figures.text()
+
+
+def _shifted(real: Callable[..., Any], minutes: int) -> Callable[..., Any]:
+    def wrong(*arguments: Any, **named: Any) -> Any:
+        found, by = real(*arguments, **named), timedelta(minutes=minutes)
+        if isinstance(found, Opening):
+            return Opening(found.opens + by, found.closes + by)
+        return found + by if found else found
+
+    return wrong
+
+
+WRONG = [
+    pytest.param(
+        "applying.next_opening", _shifted(next_opening, -1), "a reboot outside", id="window opens early"
+    ),
+    pytest.param("applying.next_opening", _shifted(next_opening, 1), "a window was skipped", id="opens late"),
+    pytest.param("planner.next_check", _shifted(next_check, -1), "a check before its turn", id="check early"),
+    pytest.param("planner.next_check", _shifted(next_check, 60), "a check is overdue", id="check late"),
+    *(
+        pytest.param(
+            f"planner.{actions}",
+            tuple(check for check in checks if check is not left_out),
+            problem,
+            id=f"no gate {left_out.__name__}",
+        )
+        for actions, checks, left_out, problem in (
+            ("APPLYING", applying.APPLYING, applying.window, "a reboot outside"),
+            ("STAGING", staging.STAGING, maturity.rollout, "staging before the turn"),
+            ("STAGING", staging.STAGING, maturity.downgrade, "staging of what is older"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("where", "wrong", "problem"), WRONG)
+def test_planner_that_is_wrong_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, where: str, wrong: object, problem: str
+) -> None:
+    monkeypatch.setattr(f"bootcd.update.{where}", wrong)
+    figures = simulate(3_000_000, seed=3, until_first=True)
+    assert any(violation.startswith(problem) for violation in figures.violations), figures.text()
