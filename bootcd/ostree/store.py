@@ -17,7 +17,6 @@ other than bare.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import hashlib
@@ -32,6 +31,7 @@ from typing import Any, Protocol
 
 from bootcd.model.errors import InvalidLayer, OutOfSpace
 from bootcd.ostree.libostree import GLib, OSTree, host_errors
+from bootcd.ostree.writeback import Writeback, sync_file_system
 from bootcd.ostreefmt.objects import file_header
 
 SMALL_FILE_BYTES = 1 << 20
@@ -143,6 +143,7 @@ class StagedStore:
             for chunk in chunks:
                 digest.update(chunk)
                 _write_all(fd, chunk)
+                stage.writeback.wrote(len(chunk))
             _set_attributes(fd, uid, gid, mode, xattrs)
         finally:
             os.close(fd)
@@ -175,6 +176,7 @@ class StagedStore:
         try:
             if content:
                 _write_all(fd, memoryview(content))
+                stage.writeback.wrote(len(content))
             _set_attributes(fd, uid, gid, mode, xattrs)
         finally:
             os.close(fd)
@@ -212,9 +214,7 @@ class StagedStore:
 
     def flush(self) -> None:
         """Flush the whole file system: one wait instead of one for each of thousands of files."""
-        if _libc.syncfs(self._objects) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
+        sync_file_system(self._objects)
 
     def move(self) -> None:
         with self._mutex:
@@ -347,8 +347,9 @@ class _Stage:
             self.fd = os.open(self.content, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             # libostree removes what looks a day old, as this would once a clock that was wrong is set.
             os.utime(self._lock, (_FAR_FUTURE, _FAR_FUTURE))
+            self.writeback = Writeback(self.content)
         except BaseException:
-            self.remove()
+            self._remove_files()
             raise
         self.directories: set[str] = set()
 
@@ -361,6 +362,10 @@ class _Stage:
             self.directories.add(name)
 
     def remove(self) -> None:
+        self.writeback.close()
+        self._remove_files()
+
+    def _remove_files(self) -> None:
         shutil.rmtree(self._path, ignore_errors=True)
         for descriptor in (self.fd, self._lock):
             if descriptor >= 0:
@@ -451,6 +456,3 @@ def _read_small(size: int, chunks: Iterator[memoryview]) -> memoryview | bytearr
     for chunk in chunks:
         content += chunk
     return content
-
-
-_libc = ctypes.CDLL(None, use_errno=True)

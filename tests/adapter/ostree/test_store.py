@@ -7,6 +7,7 @@ import os
 import stat
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from bootcd.model.errors import OutOfSpace
+from bootcd.ostree import writeback
 from bootcd.ostree.libostree import OSTree
 from bootcd.ostree.repository import Repository, Transaction
 from bootcd.ostree.store import SMALL_FILE_BYTES, ObjectStore, StagedStore, publish, remove_stale_stages
@@ -23,6 +25,8 @@ from tests.adapter.ostree.conftest import ostree
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: files get owners")
 
+
+WAIT_SECS = 30
 
 _F_OFD_SETLK = 37  # Python has the name from 3.12 on
 
@@ -156,6 +160,31 @@ def test_publication_that_fails_forgets_all_stores(
         publish(stores)
     assert stages(staged) == []
     assert not any(object_of(staged, checksum, "file").exists() for checksum in checksums)
+
+
+@pytest.mark.parametrize("sizes", [[1000, 500], [SMALL_FILE_BYTES + 1]], ids=["small files", "a large one"])
+def test_written_data_is_on_its_way_to_the_disk_before_it_is_published(
+    staged: Repository, monkeypatch: pytest.MonkeyPatch, sizes: list[int]
+) -> None:
+    begun = threading.Event()
+    flushed: list[int] = []
+
+    def syncfs(fd: int) -> int:
+        flushed.append(fd)
+        begun.set()
+        return 0
+
+    monkeypatch.setattr(writeback, "STEP_BYTES", 1500)
+    monkeypatch.setattr(writeback, "_syncfs", syncfs)
+    store = staged.new_store()
+    for size in sizes:
+        assert not begun.is_set()
+        write(store, b"x" * size)
+    assert begun.wait(WAIT_SECS)
+    begun_with = flushed[0]
+    publish([store])
+    # With a descriptor of its own: a write that failed is told once to each of them.
+    assert begun_with not in flushed[-2:]
 
 
 def test_store_that_never_wrote_can_be_published_and_discarded(staged: Repository) -> None:
