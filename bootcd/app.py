@@ -7,7 +7,6 @@ import fcntl
 import gc
 import logging
 import os
-import random
 import signal
 import sys
 from collections.abc import Sequence
@@ -37,6 +36,7 @@ from bootcd.jobs.runner import choose_runner
 from bootcd.metrics.exporter import FILE_NAME, SOCKET_NAME, Figures, MetricsSocket, keep_file
 from bootcd.model.errors import BackendFailed, BootcdError, InvalidConfig, WrongState
 from bootcd.model.report import HostReport
+from bootcd.policy.schedule import steady_chance
 from bootcd.varlink.frontend import SOCKET_NAME as VARLINK_SOCKET_NAME
 from bootcd.varlink.frontend import Frontend as VarlinkFrontend
 
@@ -104,6 +104,7 @@ async def _serve(options: Options, config: Config) -> int:
     async def inspect(sysroot: str) -> HostReport:
         return await inspect_host(WORKER, sysroot, f"--backend={backend}")
 
+    identity = rollout_identity() or os.urandom(16)
     service = Service(
         manager=manager,
         settings=_settings(config, options),
@@ -115,9 +116,9 @@ async def _serve(options: Options, config: Config) -> int:
         runtime=options.runtime,
         clock=clock,
         version=__version__,
-        identity=rollout_identity() or os.urandom(16),
+        identity=identity,
     )
-    agent = Agent(service, clock=clock, chance=random.SystemRandom().random)
+    agent = Agent(service, clock=clock, chance=steady_chance(identity))
     async with AsyncExitStack() as stack:
         try:
             stack.push_async_callback(service.stop)

@@ -22,14 +22,14 @@ _BUSY_SECS = 30.0
 
 
 class Agent:
-    """Does unasked what the plan says. `chance` draws a number in [0, 1); `sleep` waits for seconds."""
+    """Does unasked what the plan says. `chance` is as in `Facts`; `sleep` waits for seconds."""
 
     def __init__(
         self,
         service: Service,
         *,
         clock: Clock,
-        chance: Callable[[], float],
+        chance: float,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._service = service
@@ -37,7 +37,6 @@ class Agent:
         self._chance = chance
         self._sleep = sleep
         self._wake = asyncio.Event()
-        self._drawn = chance()
         self._announcing = False
 
     async def run(self) -> None:
@@ -47,7 +46,7 @@ class Agent:
         try:
             while True:
                 self._wake.clear()
-                plan = self._service.plan(started=started, chance=self._drawn)
+                plan = self._service.plan(started=started, chance=self._chance)
                 self._announce(plan)
                 if plan.is_due(self._clock.now()):
                     await self._act(plan.action)
@@ -63,7 +62,6 @@ class Agent:
         except Busy:
             # Somebody else's job that may yet be refused, which nobody would tell.
             await self._rest(_BUSY_SECS)
-        self._drawn = self._chance()
 
     async def _wait(self, plan: Plan) -> None:
         if plan.not_before is None:

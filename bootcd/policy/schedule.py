@@ -5,11 +5,16 @@ stored time that lies in the future is known to be wrong and counts as long past
 makes a host wait longer than one delay; the work then done stores a right time again.
 
 A service start is not a good moment for work: many hosts start together after an outage. The first
-check therefore waits for a random 10 to 90 per cent of the interval, but of no more than an hour.
+check therefore waits for 10 to 90 per cent of the interval, but of no more than an hour.
+
+Where in these spans a machine acts is drawn from its identity: a fleet is spread over them, and each machine
+is found at its place again, by whoever looks at a log or waits for it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from datetime import datetime, timedelta
 
 FIRST_CHECK_WITHIN = timedelta(hours=1)
@@ -23,6 +28,12 @@ LONGEST_RETRY = timedelta(days=1)
 
 _DOUBLINGS = 32
 "More than from a second to a century; bounds the arithmetic, not the wait."
+
+
+def steady_chance(identity: bytes) -> float:
+    """Return the machine's own number in [0, 1). `identity` is the machine's and secret."""
+    drawn = hmac.digest(identity, b"schedule", hashlib.sha256)
+    return int.from_bytes(drawn[:6], "big") / (1 << 48)
 
 
 def retry_delay(interval: timedelta, failures: int) -> timedelta:
@@ -54,7 +65,7 @@ def next_check(
     """Return when the next check is due; at or before `now` means at once.
 
     `last` is the end of the last check whatever its result, None if there was none; `started` is
-    when the service came up. `chance`, in [0, 1), is drawn once per check and says how much of
+    when the service came up. `chance`, in [0, 1), is the machine's own and says how much of
     `jitter` is added; never more than the delay itself, so that short intervals stay short.
     """
     share = 0.1 + 0.8 * chance

@@ -61,7 +61,7 @@ class Facts:
     started: datetime
     "When the service came up."
     chance: float
-    "In [0, 1), drawn at start and again after every check."
+    "In [0, 1), the machine's own: where in a span of time it acts."
     job_active: bool
     host: Host
     attempts: Attempts = field(default_factory=Attempts)

@@ -70,7 +70,7 @@ class Time:
 
 @asynccontextmanager
 async def agent_at_work(bench: ServiceBench, time: Time, chance: float = 0.5) -> AsyncIterator[None]:
-    agent = Agent(bench.service, clock=time.clock, chance=lambda: chance, sleep=time.sleep)
+    agent = Agent(bench.service, clock=time.clock, chance=chance, sleep=time.sleep)
     task = asyncio.ensure_future(agent.run())
     try:
         yield

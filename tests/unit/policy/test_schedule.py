@@ -11,6 +11,7 @@ from bootcd.policy.schedule import (
     due_after,
     next_check,
     retry_delay,
+    steady_chance,
 )
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
@@ -152,3 +153,11 @@ def test_next_check_never_waits_longer_than_one_delay_and_its_jitter(
         assert at - last >= delay
     if started <= now:
         assert at - started >= 0.09 * min(interval, FIRST_CHECK_WITHIN)
+
+
+def test_steady_chance_is_a_machines_own_and_spreads_a_fleet() -> None:
+    assert steady_chance(b"one") == steady_chance(b"one") != steady_chance(b"two")
+    fleet = sorted(steady_chance(number.to_bytes(16, "big")) for number in range(1000))
+    assert 0 <= fleet[0] <= fleet[-1] < 1
+    tenths = [sum(tenth / 10 <= chance < (tenth + 1) / 10 for chance in fleet) for tenth in range(10)]
+    assert min(tenths) > 60
