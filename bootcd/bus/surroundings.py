@@ -1,4 +1,4 @@
-"""The surroundings of the host as NetworkManager, UPower, power-profiles-daemon and logind tell them.
+"""The surroundings of the host as NetworkManager, UPower, power-profiles-daemon, logind, systemd tell.
 
 None of them need be there, none is started by asking, and each may come and go. A change makes the whole
 of what it says be read again, at most once a second, so that what is known is always of one piece.
@@ -6,12 +6,13 @@ What they say is checked like anything else that comes in.
 
 https://networkmanager.dev/docs/api/latest/gdbus-org.freedesktop.NetworkManager.html
 https://upower.freedesktop.org/docs/UPower.html
-org.freedesktop.login1(5)
+org.freedesktop.login1(5), org.freedesktop.systemd1(5)
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -46,6 +47,12 @@ _LOGIN = ("org.freedesktop.login1", "/org/freedesktop/login1")
 _LOGIN_MANAGER = "org.freedesktop.login1.Manager"
 _LOGIN_SESSION = "org.freedesktop.login1.Session"
 _SESSION_ROOT = "/org/freedesktop/login1/session"
+
+_SYSTEMD = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
+_SYSTEMD_MANAGER = "org.freedesktop.systemd1.Manager"
+_UNIT = "org.freedesktop.systemd1.Unit"
+_BOOT_COMPLETE = "boot-complete.target"
+_BOOT_COMPLETE_PATH = "/org/freedesktop/systemd1/unit/boot_2dcomplete_2etarget"
 
 _METERED = (1, 3)
 "NM_METERED_YES and NM_METERED_GUESS_YES."
@@ -278,6 +285,19 @@ async def _read_shutdown(ask: Ask) -> dict[str, Any]:
     return {"shutdown_blocks": tuple(blocks[:_BLOCKS])}
 
 
+async def _read_boot(ask: Ask) -> dict[str, Any]:
+    """Read whether systemd is still to reach the target that a boot reaches once it is found good.
+
+    A boot that nobody judges has no job for it.
+    """
+    # systemd tells nothing to nobody; that one has subscribed already is an error.
+    with contextlib.suppress(RemoteError):
+        await ask(_SYSTEMD[1], _SYSTEMD_MANAGER, "Subscribe")
+    [value] = await ask(_BOOT_COMPLETE_PATH, _PROPERTIES, "Get", "ss", (_UNIT, "Job"))
+    job = _value({"Job": value}, "Job", "(uo)")
+    return {"boot_undecided": None if job is None else job[0] != 0}
+
+
 async def _get_all(ask: Ask, path: str, interface: str) -> Mapping[str, Any]:
     [properties] = await ask(path, _PROPERTIES, "GetAll", "s", (interface,))
     if not isinstance(properties, dict):
@@ -326,5 +346,14 @@ _TELLERS = {
     ),
     Source.SHUTDOWN: _Teller(
         _LOGIN[0], (_changes(_LOGIN[1], _LOGIN_MANAGER),), {"shutdown_blocks": None}, _read_shutdown
+    ),
+    Source.BOOT: _Teller(
+        _SYSTEMD[0],
+        (
+            f"path='{_SYSTEMD[1]}',interface='{_SYSTEMD_MANAGER}',member='JobNew',arg2='{_BOOT_COMPLETE}'",
+            f"path='{_SYSTEMD[1]}',interface='{_SYSTEMD_MANAGER}',member='JobRemoved',arg2='{_BOOT_COMPLETE}'",
+        ),
+        {"boot_undecided": None},
+        _read_boot,
     ),
 }

@@ -12,7 +12,7 @@ from bootcd.update.gates import Check, Gate
 from bootcd.update.inhibit import APPLYING as DOING
 from bootcd.update.inhibit import holding
 from bootcd.update.machine import digest_of
-from bootcd.update.outside import battery, sessions, shutdown_blocked, unread
+from bootcd.update.outside import battery, boot_undecided, sessions, shutdown_blocked, unread
 
 
 def locked(facts: Facts, rules: Rules, staged: BootEntry) -> Gate | None:
@@ -65,6 +65,7 @@ APPLYING: tuple[Check[BootEntry], ...] = (
     attempts,
     window,
     unread,
+    boot_undecided,
     battery,
     shutdown_blocked,
     sessions,

@@ -22,6 +22,13 @@ def unread(facts: Facts, rules: Rules, subject: object) -> Gate | None:
     return None
 
 
+def boot_undecided(facts: Facts, rules: Rules, subject: object) -> Gate | None:
+    """Such a boot may end in a rollback, for which what is there has to stay as it is."""
+    if facts.surroundings.boot_undecided:
+        return Gate("health", "it is not decided yet whether this boot is good")
+    return None
+
+
 def metered(facts: Facts, rules: Rules, update: ImageUpdate) -> Gate | None:
     if not rules.conditions.metered or not facts.surroundings.metered:
         return None

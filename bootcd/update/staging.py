@@ -12,7 +12,7 @@ from bootcd.update.inhibit import STAGING as DOING
 from bootcd.update.inhibit import holding
 from bootcd.update.machine import HostView, digest_of, view_of
 from bootcd.update.maturity import downgrade, minimum_age, rollout
-from bootcd.update.outside import battery, metered, power_profile, unread
+from bootcd.update.outside import battery, boot_undecided, metered, power_profile, unread
 
 
 def rollback_queued(facts: Facts, rules: Rules, update: ImageUpdate) -> Gate | None:
@@ -86,6 +86,7 @@ STAGING: tuple[Check[ImageUpdate], ...] = (
     minimum_age,
     rollout,
     unread,
+    boot_undecided,
     metered,
     battery,
     power_profile,

@@ -19,6 +19,7 @@ class Source(StrEnum):
     PROFILE = "profile"
     SESSIONS = "sessions"
     SHUTDOWN = "shutdown"
+    BOOT = "boot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Surroundings:
     power_saver: bool | None = None
     people: tuple[str, ...] | None = None
     "Names of the users who are logged in at a terminal or a desktop, each once."
+    boot_undecided: bool | None = None
+    "It is not settled yet whether this boot is a good one."
     shutdown_blocks: tuple[ShutdownBlock, ...] | None = None
 
 
@@ -69,5 +72,6 @@ class Conditions:
             Source.PROFILE: stages and self.power_saver,
             Source.SESSIONS: applies and self.sessions is not OnSessions.IGNORE,
             Source.SHUTDOWN: applies,
+            Source.BOOT: stages or applies,
         }
         return frozenset(source for source, is_wanted in wanted.items() if is_wanted)

@@ -23,6 +23,7 @@ NETWORK = ("networkmanager", "org.freedesktop.NetworkManager", "/org/freedesktop
 POWER = ("upower", "org.freedesktop.UPower", "/org/freedesktop/UPower")
 PROFILES = ("power_profiles_daemon", "net.hadess.PowerProfiles", "/net/hadess/PowerProfiles")
 LOGIN = ("logind", "org.freedesktop.login1", "/org/freedesktop/login1")
+SYSTEMD = ("", "org.freedesktop.systemd1", "/org/freedesktop/systemd1")
 LOGIN_MANAGER, LOGIN_SESSION = "org.freedesktop.login1.Manager", "org.freedesktop.login1.Session"
 DISPLAY_DEVICE, DEVICE = "/org/freedesktop/UPower/devices/DisplayDevice", "org.freedesktop.UPower.Device"
 NOTHING = Surroundings()
@@ -36,7 +37,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def bus(tmp_path: Path) -> AsyncIterator[PrivateBus]:
-    policy = mock_policy(tmp_path, *(service[1] for service in (NETWORK, POWER, PROFILES, LOGIN)))
+    policy = mock_policy(tmp_path, *(service[1] for service in (NETWORK, POWER, PROFILES, LOGIN, SYSTEMD)))
     async with await PrivateBus.start(tmp_path, policies=(policy,)) as running:
         yield running
 
@@ -220,6 +221,27 @@ async def test_inhibitors_of_logind_count_if_they_block_a_shutdown(bus: PrivateB
         await mock.control("AddProperty", "ssv", LOGIN_MANAGER, "BlockInhibited", Variant("s", ""))
         await mock.change(LOGIN_MANAGER, BlockInhibited=Variant("s", "shutdown:sleep"))
         await host.until(lambda known: known.shutdown_blocks == (ShutdownBlock("back?up", "copying"),))
+
+
+async def test_boot_is_undecided_while_its_target_is_still_to_be_reached(bus: PrivateBus) -> None:
+    manager, unit = f"{SYSTEMD[1]}.Manager", f"{SYSTEMD[1]}.Unit"
+    path = f"{SYSTEMD[2]}/unit/boot_2dcomplete_2etarget"
+    async with dbusmock(bus.address, *SYSTEMD) as mock:
+        await mock.control("AddMethod", "sssss", manager, "Subscribe", "", "", "")
+        job = Variant("(uo)", [7, f"{SYSTEMD[2]}/job/7"])
+        await mock.control("AddObject", "ssa{sv}a(ssss)", path, unit, {"Job": job}, [])
+        async with watching(bus, Source.BOOT) as host:
+            await host.until(lambda known: known.boot_undecided is True)
+            assert await mock.calls("Subscribe") == [[]]
+            none = [unit, "Job", Variant("(uo)", [0, "/"])]
+            properties = "org.freedesktop.DBus.Properties"
+            answer = await mock.peer.call(path, properties, "Set", "ssv", none, destination=mock.name)
+            assert not answer.error
+            names = (Variant("s", "boot-complete.target"), Variant("s", "done"))
+            told = [Variant("u", 7), Variant("o", f"{SYSTEMD[2]}/job/7"), *names]
+            signal = (manager, "JobRemoved", "uoss", told)
+            await mock.control("EmitSignal", "sssav", *signal)
+            await host.until(lambda known: known.boot_undecided is False)
 
 
 async def test_signals_of_strangers_make_nobody_ask(bus: PrivateBus) -> None:

@@ -178,3 +178,11 @@ def test_people_are_waited_for_or_not_looked_at_as_configured() -> None:
 )
 def test_people_are_named_up_to_three(people: tuple[str, ...], text: str) -> None:
     assert text in planned(APPLY, Surroundings(people=people)).gates[0].reason
+
+
+@pytest.mark.parametrize("transport", ["", "registry"], ids=["apply", "stage"])
+def test_boot_that_is_not_decided_holds_up_everything_but_checks(transport: str) -> None:
+    undecided = planned(APPLY, Surroundings(boot_undecided=True), transport=transport)
+    assert undecided.action is Action.CHECK
+    assert undecided.gates[0].name == "health"
+    assert shut(APPLY, Surroundings(boot_undecided=False), transport=transport) == []

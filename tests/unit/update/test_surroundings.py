@@ -12,13 +12,13 @@ EVERYTHING = Conditions(power_saver=True)
     ("conditions", "stages", "applies", "sources"),
     [
         (EVERYTHING, False, False, set()),
-        (DEFAULT, True, False, {Source.NETWORK, Source.POWER}),
+        (DEFAULT, True, False, {Source.NETWORK, Source.POWER, Source.BOOT}),
         (EVERYTHING, True, True, set(Source)),
         (
             Conditions(metered=False, least_battery_percent=0, sessions=OnSessions.IGNORE),
             True,
             True,
-            {Source.SHUTDOWN},
+            {Source.SHUTDOWN, Source.BOOT},
         ),
     ],
     ids=["checks", "stages", "applies", "few"],
