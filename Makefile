@@ -10,6 +10,7 @@ SITEDIR       ?= $(shell $(PYTHON_SYSTEM) -c 'import sysconfig as s; \
   print(s.get_path("purelib", scheme, vars={"base": "$(PREFIX)", "platbase": "$(PREFIX)"}))')
 BINDIR        ?= $(PREFIX)/bin
 UNITDIR       ?= $(PREFIX)/lib/systemd/system
+USERUNITDIR   ?= $(PREFIX)/lib/systemd/user
 SHAREDIR      ?= $(PREFIX)/share
 
 # Which tests `make vm-test` runs: "vm" is the short way from installation to rollback.
@@ -64,6 +65,10 @@ install:         ## put every file where a distribution expects it (DESTDIR=, PR
 	@for unit in bootcd bootcd-health bootcd-boot-counter bootcd-fleet-lock; do sed 's|/usr/bin/bootcd|$(BINDIR)/bootcd|' systemd/$$unit.service \
 	  >$(DESTDIR)$(UNITDIR)/$$unit.service; done
 	@install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system-preset systemd/90-bootcd.preset
+	@install -d $(DESTDIR)$(USERUNITDIR)
+	@sed 's|/usr/bin/bootcctl|$(BINDIR)/bootcctl|' systemd/user/bootcd-notify.service \
+	  >$(DESTDIR)$(USERUNITDIR)/bootcd-notify.service
+	@install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/user-preset systemd/user/90-bootcd.preset
 	@install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/tmpfiles.d systemd/bootcd.conf
 	@install -D -m 644 -t $(DESTDIR)/usr/lib/bootcd/config.d systemd/config/*.toml
 	@install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/dbus-1/system.d dbus/org.bootcd1.conf

@@ -211,6 +211,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("jobs", "list the active job and those that ended lately")
     add("monitor", "follow the service and its jobs until Ctrl-C; with --json one document per line")
 
+    add("notify", "show on the desktop what comes of updates, until the session ends")
+
     history = add("history", "list ended jobs, newest first")
     history.add_argument(
         "-n", "--limit", type=_limit, default=20, metavar="N", help="at most N entries (default 20)"

@@ -1,4 +1,4 @@
-"""Connection to the service on the system bus; the only module that knows dbus_fast.
+"""Connection to the service on the system bus; where verbs know dbus_fast, but for `desktop`.
 
 Signals are subscribed to before anything is asked, and arrive in one bounded queue in the order the
 service sent them, so a reader that applies them to what it read afterwards misses nothing. Only

@@ -23,6 +23,7 @@ from bootcctl.documents import (
 from bootcctl.exitcodes import Failure, error_kind
 from bootcctl.follow import Detached, JobFollower
 from bootcctl.monitor import monitor
+from bootcctl.notify import notify
 from bootcctl.outcomes import render_changes, render_outcome
 from bootcctl.passwords import password_agent
 from bootcctl.pause import pause, resume
@@ -290,6 +291,7 @@ _VERBS: dict[str, Callable[[Client, Namespace, Terminal], Awaitable[int]]] = {
     "jobs": _jobs,
     "history": _history,
     "monitor": _monitor,
+    "notify": notify,
     "why": _why,
     "notes": _notes,
     "diff": _diff,

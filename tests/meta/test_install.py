@@ -22,6 +22,8 @@ EXPECTED = {
     "usr/lib/systemd/system/bootcd-health.service": 0o644,
     "usr/lib/systemd/system/bootcd.service": 0o644,
     "usr/lib/systemd/system-preset/90-bootcd.preset": 0o644,
+    "usr/lib/systemd/user/bootcd-notify.service": 0o644,
+    "usr/lib/systemd/user-preset/90-bootcd.preset": 0o644,
     "usr/lib/tmpfiles.d/bootcd.conf": 0o644,
     "usr/share/bash-completion/completions/bootcctl": 0o644,
     "usr/share/bootcd/bootcd1.py": 0o644,

@@ -41,6 +41,20 @@ def test_service_is_accepted_without_a_word(tmp_path: Path, name: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_unit_of_the_session_is_accepted_without_a_word(tmp_path: Path) -> None:
+    unit = tmp_path / "bootcd-notify.service"
+    text = (REPOSITORY / "systemd/user" / unit.name).read_text()
+    unit.write_text(re.sub("ExecStart=/usr/bin/.*", "ExecStart=/bin/true", text))
+    (tmp_path / "man/man1").mkdir(parents=True)
+    (tmp_path / "man/man1/bootcctl.1").symlink_to(REPOSITORY / "docs/man/bootcctl.1")
+    environment = {"MANPATH": f"{tmp_path}/man", "XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path)}
+    done = run("systemd-analyze", "--user", "verify", str(unit), **environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    preset = (REPOSITORY / "systemd/user/90-bootcd.preset").read_text().splitlines()
+    assert f"enable {unit.name}" in preset
+    assert "WantedBy=graphical-session.target" in text.splitlines()
+
+
 def test_service_that_is_wrong_is_noticed(tmp_path: Path) -> None:
     unit = tmp_path / "bootcd.service"
     unit.write_text(SERVICE.read_text().replace("RestrictRealtime=yes", "RestrictRealtime=perhaps"))

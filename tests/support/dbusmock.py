@@ -12,7 +12,7 @@ from typing import Any
 
 from dbus_fast import Variant
 
-from tests.support.bus_peers import DBUS, Peer, connected
+from tests.support.bus_peers import DBUS, Peer, connected, plain
 
 _CONTROL = "org.freedesktop.DBus.Mock"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
@@ -54,7 +54,7 @@ class Mock:
     async def calls(self, member: str, path: str = "") -> list[list[Any]]:
         """Return the arguments of all calls of a method so far."""
         found = await self.control("GetMethodCalls", "s", member, path=path)
-        return [[value.value for value in arguments] for _, arguments in found]
+        return [plain(arguments) for _, arguments in found]
 
 
 @asynccontextmanager
