@@ -131,8 +131,12 @@ class Desktop:
         return list(reply.body)
 
     def _on_message(self, message: Message) -> bool | None:
-        if message.message_type is not MessageType.SIGNAL:
-            return None
+        if message.message_type is MessageType.SIGNAL:
+            # After whoever waits for an answer that came before it, which may say what its number means.
+            asyncio.get_running_loop().call_soon(self._take, message)
+        return None
+
+    def _take(self, message: Message) -> None:
         match message.member, message.body:
             case "NameOwnerChanged", [name, _, owner] if message.sender == _BUS and name == _NAME:
                 self._id = 0
@@ -144,7 +148,6 @@ class Desktop:
                 self._on_action(action)
             case _:
                 pass
-        return None
 
 
 def _escaped(text: str) -> str:
