@@ -62,6 +62,15 @@ class ImageSource(Protocol):
 
 
 @runtime_checkable
+class RangedSource(Protocol):
+    """A source that may give parts of a blob; from the others whole ones are as cheap."""
+
+    async def read_range(self, descriptor: Descriptor, start: int, size: int) -> bytes | None:
+        """Return a part of a blob, unverified; None if it turns out that there are no parts to be had."""
+        ...
+
+
+@runtime_checkable
 class SignedSource(Protocol):
     """A source that can hold signatures of its image; the others hold none."""
 
@@ -163,6 +172,9 @@ class _RegistrySource:
 
     def open_blob(self, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
         return self.client.open_blob(self.reference, descriptor)
+
+    async def read_range(self, descriptor: Descriptor, start: int, size: int) -> bytes | None:
+        return await self.client.read_range(self.reference, descriptor, start, size)
 
     async def release_notes(self, digest: str) -> str:
         return await release_notes(self.client, self.reference, digest)

@@ -15,19 +15,29 @@ import stat
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bootcd.model.errors import BootcdError, InvalidManifest, NotBootable, Unsupported
+from bootcd.model.errors import (
+    BootcdError,
+    DigestMismatch,
+    InvalidLayer,
+    InvalidManifest,
+    NotBootable,
+    Unsupported,
+)
 from bootcd.model.trust import Verdict
+from bootcd.oci.chunked import POSITION
 from bootcd.oci.manifest import Descriptor
 from bootcd.ostree.chunk import InnerCommit, ObjectSet, import_objects, read_complete_tree, write_chunk_commit
+from bootcd.ostree.contents import ContentIndex
 from bootcd.ostree.derived import is_labelled_by, write_layer_commit
 from bootcd.ostree.image import Image, Role, cached_commit, layer_roles
-from bootcd.ostree.layer import ImportedLayer, import_layer, unpack
+from bootcd.ostree.layer import ImportedLayer, import_layer, read_archive, unpack
 from bootcd.ostree.libostree import host_errors
+from bootcd.ostree.partial import PartialFetch, PartialLayer
 from bootcd.ostree.prepare_root import CONFIG_PATHS, MAX_CONFIG_BYTES, root_is_of_image
 from bootcd.ostree.repository import Repository, Transaction
 from bootcd.ostree.sepolicy import Policy, read_policy, read_policy_of
@@ -121,7 +131,10 @@ class Fetch:
         progress: ImportProgress,
         pipe_bytes: int,
         threads: ThreadPoolExecutor,
+        index: ContentIndex,
+        partial: PartialFetch | None,
     ) -> None:
+        """`partial` plans what is fetched of layers of which something may be here."""
         self._repository = repository
         self._image = image
         self._transaction = transaction
@@ -129,6 +142,8 @@ class Fetch:
         self._progress = progress
         self._pipe_bytes = pipe_bytes
         self._threads = threads
+        self._index = index
+        self._partial = partial
         self._batches: list[_Batch] = []
         "Not published yet; layers that start now go to the last one unless it is full."
         self._commits: dict[str, str] = {}
@@ -178,50 +193,76 @@ class Fetch:
             raise failures.exceptions[0] from None
 
     async def _one(self, layer: Descriptor, diff_id: str, open_blob: OpenBlob) -> None:
+        what = f"layer {layer.digest[:19]} of {self._image.reference}"
+        plan = await self._partial.plan(layer, what=what) if self._partial else None
+        if self._partial is not None and plan is not None:
+            saved = layer.size - plan.size
+            self._progress.bytes_total -= saved
+            self._progress.bytes_cached += saved
+            try:
+                await self._bring(layer, diff_id, self._partial.blocks(layer, plan), plan, what)
+            except (InvalidLayer, DigestMismatch) as error:
+                # Whether the layer or its table is at fault, the layer itself will tell.
+                log.warning("%s is fetched whole: %s", what, error.message)
+                self._progress.bytes_total += saved
+                self._progress.bytes_cached -= saved
+            else:
+                return
+        await self._bring(layer, diff_id, open_blob(layer), None, what)
+
+    async def _bring(
+        self,
+        layer: Descriptor,
+        diff_id: str,
+        blocks: AsyncGenerator[bytes, None],
+        plan: PartialLayer | None,
+        what: str,
+    ) -> None:
+        """Write a layer that comes in whole, or in the parts of a plan."""
         loop = asyncio.get_running_loop()
+        size = plan.size if plan else layer.size
         pipe = BytePipe(loop, limit_bytes=self._pipe_bytes)
         batch = self.open_batch()
         batch.bytes_started += layer.size
         batch.unfinished += 1
         store = batch.store
-        what = f"layer {layer.digest[:19]} of {self._image.reference}"
 
         def read(source: ByteSource) -> ImportedLayer | ObjectSet:
             role = self.roles[layer.digest]
             if role is Role.DERIVED:
                 return import_layer(
-                    source, store, allow_nonusr=self._allow_nonusr, policy=self._policy, what=what
+                    source,
+                    store,
+                    allow_nonusr=self._allow_nonusr,
+                    policy=self._policy,
+                    # The next version of a layer with a table is likely to have one.
+                    note_contents=plan is None and POSITION in layer.annotations,
+                    what=what,
                 )
             return import_objects(source, store, commit=role is Role.COMMIT, what=what)
 
         def write_or_abort() -> _Written:
             try:
                 with host_errors(f"write {what}", path=str(self._repository.path)):
-                    content = unpack(
-                        pipe,
-                        read,
-                        compression=layer.compression,
-                        compressed_bytes=layer.size,
-                        diff_id=diff_id,
-                        what=what,
-                    )
-                    return self._written(content, store)
+                    return self._written(self._read(layer, diff_id, pipe, read, plan, what), store)
             except BaseException as error:
                 # Else the network side would wait for room that nobody makes.
                 pipe.abort(error)
                 raise
 
         writer = loop.run_in_executor(self._threads, write_or_abort)
-        fetched = 0
-        count = LayerCount(layer.digest, self.roles[layer.digest] is not Role.DERIVED, layer.size)
+        # Its tables came with the plan.
+        fetched = size - sum(span.size for span in plan.spans) if plan else 0
+        self._progress.bytes_done += fetched
+        count = LayerCount(layer.digest, self.roles[layer.digest] is not Role.DERIVED, size, fetched)
         self._progress.layers.append(count)
         try:
-            async with aclosing(open_blob(layer)) as chunks:
+            async with aclosing(blocks) as chunks:
                 async for chunk in chunks:
                     if not await pipe.feed(chunk):
                         break
                     fetched += len(chunk)
-                    count.bytes_done = max(0, min(fetched, layer.size - 1))
+                    count.bytes_done = max(0, min(fetched, size - 1))
                     self._progress.bytes_done += len(chunk)
                 else:
                     pipe.end()
@@ -233,6 +274,9 @@ class Fetch:
             await _settled(writer)
             self._progress.bytes_done -= fetched
             self._progress.layers.remove(count)
+            if plan is not None and isinstance(error, InvalidLayer | DigestMismatch):
+                # It will be tried again. What was written meanwhile is what the manifest vouches for.
+                batch.unfinished -= 1
             raise
         if written.tree is not None:
             self.trees[layer.digest] = written.tree
@@ -250,12 +294,36 @@ class Fetch:
         batch.unfinished -= 1
         await self._checkpoint()
 
+    def _read(
+        self,
+        layer: Descriptor,
+        diff_id: str,
+        pipe: BytePipe,
+        read: Callable[[ByteSource], ImportedLayer | ObjectSet],
+        plan: PartialLayer | None,
+        what: str,
+    ) -> ImportedLayer | ObjectSet:
+        """Have the archive of a layer read, wherever its bytes come from. Blocks."""
+        if plan is None:
+            return unpack(
+                pipe,
+                read,
+                compression=layer.compression,
+                compressed_bytes=layer.size,
+                diff_id=diff_id,
+                what=what,
+            )
+        with closing(plan.open(pipe)) as plain:
+            return read_archive(pipe, plain, read, compressed_bytes=layer.size, diff_id=diff_id, what=what)
+
     def _written(self, layer: ImportedLayer | ObjectSet, store: ObjectStore) -> _Written:
         if isinstance(layer, ObjectSet):
             is_chunk = layer.commit is None
             commit = write_chunk_commit(layer.files, store, self._repository) if is_chunk else None
             return _Written(commit, objects=layer)
         commit = write_layer_commit(self._repository, store, layer.tree, layer.labelled_by)
+        if layer.contents:
+            self._index.note(layer.contents)
         return _Written(commit, tree=layer.tree, labelled_by=layer.labelled_by, dropped=layer.dropped)
 
     def _import_policy(self) -> Policy | None:

@@ -20,10 +20,12 @@ from datetime import datetime
 from bootcd.model.errors import NotBootable
 from bootcd.model.trust import Verdict
 from bootcd.ostree.content import Contents
+from bootcd.ostree.contents import ContentIndex
 from bootcd.ostree.derived import read_layer_tree, write_layer_commit
 from bootcd.ostree.fetch import Base, Fetch, ImportProgress, OpenBlob, to_its_end
 from bootcd.ostree.image import Image, Role, check_bootable, missing_layers
 from bootcd.ostree.libostree import host_errors
+from bootcd.ostree.partial import PartialFetch, ReadRange, When
 from bootcd.ostree.relabel import Relabeller
 from bootcd.ostree.repository import Repository
 from bootcd.ostree.sepolicy import Policy, read_policy
@@ -68,8 +70,18 @@ class Importer:
         self._pipe_bytes = max(1 << 20, memory_bytes // (2 * parallel))
         self._now = now
 
-    async def run(self, image: Image, open_blob: OpenBlob, progress: ImportProgress) -> ImportResult:
+    async def run(
+        self,
+        image: Image,
+        open_blob: OpenBlob,
+        progress: ImportProgress,
+        *,
+        read_range: ReadRange | None = None,
+        partial: When = "auto",
+    ) -> ImportResult:
         """Import what is missing of an image and make its merge commit.
+
+        With `read_range`, only parts are fetched of layers whose other parts are here, `partial` says when.
 
         Safe to repeat and to kill at any moment. The caller holds the sysroot lock.
 
@@ -87,6 +99,7 @@ class Importer:
 
         with ThreadPoolExecutor(self._parallel, thread_name_prefix="layer") as threads:
             transaction = await asyncio.to_thread(self._repository.begin)
+            index = ContentIndex(self._repository.path)
             fetch = Fetch(
                 self._repository,
                 image,
@@ -95,6 +108,8 @@ class Importer:
                 progress,
                 self._pipe_bytes,
                 threads,
+                index,
+                PartialFetch(read_range, index, partial, self._pipe_bytes // 2) if read_range else None,
             )
             try:
                 await fetch.run(missing, open_blob, self._parallel)
@@ -104,6 +119,8 @@ class Importer:
             except BaseException:
                 await to_its_end(fetch.abandon)
                 raise
+            finally:
+                await asyncio.to_thread(index.close)
         return ImportResult(
             commit=refs[image_ref(image.reference)],
             verdict=_verdict(image, fetch.base),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, TypeVar, cast
 
@@ -57,20 +57,29 @@ class ImportedLayer:
     dropped: Counter[str] = field(default_factory=Counter)
     labelled_by: Policy | None = None
     "The policy all of it is labelled by, if there is one."
+    contents: list[tuple[bytes, bytes]] = field(default_factory=list)
+    "Its file objects with the digests of their contents, if these were asked for."
 
 
 def import_layer(
-    source: ByteSource, store: ObjectStore, *, allow_nonusr: bool, policy: Policy | None = None, what: str
+    source: ByteSource,
+    store: ObjectStore,
+    *,
+    allow_nonusr: bool,
+    policy: Policy | None = None,
+    note_contents: bool = False,
+    what: str,
 ) -> ImportedLayer:
     """Read the archive of a layer and write its content to the store. Blocks.
 
     Args:
         policy: gives the files their labels.
+        note_contents: whether to take a digest of each file's content alone.
         what: names the layer in errors.
     Raises:
         InvalidLayer: not an acceptable archive.
     """
-    return _Importer(store, allow_nonusr, policy, what).run(source)
+    return _Importer(store, allow_nonusr, policy, note_contents, what).run(source)
 
 
 def unpack(
@@ -94,10 +103,33 @@ def unpack(
         InvalidLayer: not an acceptable archive, or one that unpacks beyond all proportion.
         DigestMismatch: the archive is not the one the image config names.
     """
+    return read_archive(
+        source,
+        _decompress(source, compression),
+        read,
+        compressed_bytes=compressed_bytes,
+        diff_id=diff_id,
+        what=what,
+    )
+
+
+def read_archive(
+    source: BytePipe,
+    plain: ByteSource,
+    read: Callable[[ByteSource], T],
+    *,
+    compressed_bytes: int,
+    diff_id: str,
+    what: str,
+) -> T:
+    """Do what `unpack` does with an archive that is not compressed, or is no longer.
+
+    Args:
+        source: where the bytes of `plain` come from in the end; aborted when nobody wants them any more.
+    """
     digest = hashlib.new(diff_id.partition(":")[0])
     limit = max(BOMB_FLOOR_BYTES, BOMB_RATIO * compressed_bytes)
-    plain = _Bounded(_decompress(source, compression), limit, what)
-    ahead = ReadAhead(plain, on_block=digest.update)
+    ahead = ReadAhead(_Bounded(plain, limit, what), on_block=digest.update)
     try:
         result = read(ahead)
     except BaseException as error:
@@ -117,7 +149,10 @@ def unpack(
 class _Importer:
     """Turns archive entries into objects and a tree."""
 
-    def __init__(self, store: ObjectStore, allow_nonusr: bool, policy: Policy | None, what: str) -> None:
+    def __init__(
+        self, store: ObjectStore, allow_nonusr: bool, policy: Policy | None, note_contents: bool, what: str
+    ) -> None:
+        self._contents: list[tuple[bytes, bytes]] | None = [] if note_contents else None
         self._store = store
         self._allow_nonusr = allow_nonusr
         self._policy = policy
@@ -145,7 +180,7 @@ class _Importer:
                 self._hold_object(path, entry, reader)
         reader.drain()
         labelled_by = None if self._has_mixed_links else self._policy
-        return ImportedLayer(self._tree.root, self._dropped, labelled_by)
+        return ImportedLayer(self._tree.root, self._dropped, labelled_by, self._contents or [])
 
     def _hold_object(self, path: str, entry: TarEntry, reader: TarReader) -> None:
         """Keep a file for the hard links to it: a build that changes one of them changes the object too.
@@ -157,9 +192,14 @@ class _Importer:
 
     def _write_file(self, path: str, entry: TarEntry, reader: TarReader) -> bytes:
         xattrs = self._xattrs(path, stat.S_IFREG, entry)
-        return self._store.write_file(
-            entry.uid, entry.gid, entry.mode, xattrs, entry.size, reader.read_chunks()
-        )
+        chunks = reader.read_chunks()
+        if self._contents is None or not entry.size:
+            return self._store.write_file(entry.uid, entry.gid, entry.mode, xattrs, entry.size, chunks)
+        digest = hashlib.sha256()
+        chunks = _hashed(chunks, digest.update)
+        checksum = self._store.write_file(entry.uid, entry.gid, entry.mode, xattrs, entry.size, chunks)
+        self._contents.append((checksum, digest.digest()))
+        return checksum
 
     def _xattrs(self, path: str, kind: int, entry: TarEntry) -> tuple[Xattr, ...]:
         return with_label(_xattrs(entry), self._label(path, kind))
@@ -204,6 +244,12 @@ class _Importer:
         for kind in (stat.S_IFREG, stat.S_IFLNK):
             self._has_mixed_links |= self._label(path, kind) != self._label(other, kind)
         return found
+
+
+def _hashed(chunks: Iterator[memoryview], update: Callable[[memoryview], object]) -> Iterator[memoryview]:
+    for chunk in chunks:
+        update(chunk)
+        yield chunk
 
 
 def _in_factory(path: str) -> str:

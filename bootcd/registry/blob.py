@@ -2,7 +2,7 @@
 
 A later answer may come from another mirror or a registry that knows no ranges, so nothing is taken
 from it on trust: the digest is of the bytes that were handed out, in their order, from whichever
-answer they came. https://www.rfc-editor.org/rfc/rfc9110#section-14
+answer they came. A part of a blob has no digest of its own; who asks for it knows how to verify it. https://www.rfc-editor.org/rfc/rfc9110#section-14
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ async def stream_blob(
         headers = {"Range": f"bytes={done}-{descriptor.size - 1}"} if done else {}
         try:
             async with exchange(headers) as answer:
+                if answer.status == 206 and not done:
+                    raise answer.target.protocol_error("sent a part of the content, unasked,")
                 skip = _bytes_to_skip(answer, done, descriptor.size)
                 async with aclosing(answer.chunks()) as chunks:
                     async for received in chunks:
@@ -68,6 +70,41 @@ async def stream_blob(
         raise mismatch
 
 
+async def read_range(
+    exchange: Exchange,
+    descriptor: Descriptor,
+    start: int,
+    size: int,
+    tries: Tries,
+) -> bytes | None:
+    """Return a part of the blob, as unverified as it came; None from a server that knows no ranges.
+
+    A cut is continued where it was. Raises Truncated, Stalled and the other errors of the transport.
+    """
+    received = bytearray()
+    while True:
+        before = len(received)
+        try:
+            while len(received) < size:
+                place = start + len(received)
+                async with exchange({"Range": f"bytes={place}-{start + size - 1}"}) as answer:
+                    if answer.status == 200 and answer.content_type != "text/html":
+                        return None
+                    _bytes_to_skip(answer, place, descriptor.size)
+                    async with aclosing(answer.chunks()) as chunks:
+                        async for chunk in chunks:
+                            received += chunk
+                            if len(received) > size:
+                                raise _wrong_range(answer.target)
+                if start + len(received) == place:
+                    raise tries.target.truncated(place, start + size)
+            return bytes(received)
+        except BootcdError as error:
+            if len(received) - before >= _PROGRESS_BYTES:
+                tries.progressed()
+            await tries.failed(error)
+
+
 def _bytes_to_skip(answer: Answer, done: int, size: int) -> int:
     """Return how many bytes at the start of the body were handed out before."""
     target = answer.target
@@ -78,8 +115,6 @@ def _bytes_to_skip(answer: Answer, done: int, size: int) -> int:
         raise target.truncated(done, size)
     if answer.status == 200:
         return done
-    if not done:
-        raise target.protocol_error("sent a part of the content, unasked,")
     stated = answer.headers.get("Content-Range", "")
     match = _CONTENT_RANGE.fullmatch(stated.strip())
     if not match or int(match[1]) != done or not done <= int(match[2]) < size:

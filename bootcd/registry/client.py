@@ -40,7 +40,7 @@ from bootcd.oci.reference import DOCKER_HUB, ImageReference, is_digest
 from bootcd.oci.registries import PullSource
 from bootcd.oci.resolve import Document, ResolvedImage, digest_of, resolve_image
 from bootcd.registry.bandwidth import Bandwidth
-from bootcd.registry.blob import stream_blob
+from bootcd.registry.blob import Exchange, read_range, stream_blob
 from bootcd.registry.certificates import Certificates
 from bootcd.registry.credentials import Credentials
 from bootcd.registry.failures import Target
@@ -159,14 +159,27 @@ class RegistryClient:
         NotFound and what RegistryError roots.
         """
         tries = self._tries(reference, descriptor.digest)
-
-        def exchange(headers: Mapping[str, str]) -> AbstractAsyncContextManager[Answer]:
-            return self._exchange("GET", f"blobs/{descriptor.digest}", tries, headers, also=(206, 416))
-
-        chunks = stream_blob(exchange, descriptor, tries)
+        chunks = stream_blob(self._blob_exchange(descriptor, tries), descriptor, tries)
         async with self._blobs, aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
+
+    async def read_range(
+        self, reference: ImageReference, descriptor: Descriptor, start: int, size: int
+    ) -> bytes | None:
+        """Return `size` bytes of a blob, unverified; None if the server gives no parts of blobs.
+
+        Takes one of the `parallel` places. Raises Truncated, Stalled, NotFound and what RegistryError roots.
+        """
+        tries = self._tries(reference, descriptor.digest)
+        async with self._blobs:
+            return await read_range(self._blob_exchange(descriptor, tries), descriptor, start, size, tries)
+
+    def _blob_exchange(self, descriptor: Descriptor, tries: Tries) -> Exchange:
+        def exchange(headers: Mapping[str, str]) -> AbstractAsyncContextManager[Answer]:
+            return self._exchange("GET", f"blobs/{descriptor.digest}", tries, headers, also=(206, 416))
+
+        return exchange
 
     async def manifest(self, reference: ImageReference, digest: str | None) -> Document:
         """Fetch a manifest or index and verify it against `digest` and against what the server says."""

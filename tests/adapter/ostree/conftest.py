@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from bootcd.oci.manifest import Descriptor, ImageManifest, parse_config, parse_m
 from bootcd.ostree.fetch import ImportProgress
 from bootcd.ostree.image import Image
 from bootcd.ostree.importer import Importer, ImportResult
+from bootcd.ostree.partial import When
 from bootcd.ostree.repository import Repository
 from tests.support import oci_image
 
@@ -69,6 +71,30 @@ def blobs_of(image: oci_image.Image, *, opened: list[str] | None = None, chunk: 
     return open_blob
 
 
+@dataclass
+class Ranges:
+    """Gives parts of an image's blobs from memory and counts them."""
+
+    image: oci_image.Image
+    asked: list[tuple[str, int, int]] = field(default_factory=list)
+    damaged: bool = False
+    "What is given is wrong."
+    refused_after: int = 1 << 30
+    "So many are given before there are none to be had."
+
+    async def read(self, layer: Descriptor, start: int, size: int) -> bytes | None:
+        if len(self.asked) >= self.refused_after:
+            return None
+        self.asked.append((layer.digest, start, size))
+        data = self.image.blobs[layer.digest][start : start + size]
+        assert len(data) == size
+        return bytes(size) if self.damaged and len(self.asked) > 1 else data
+
+    @property
+    def size(self) -> int:
+        return sum(size for _, _, size in self.asked)
+
+
 async def run_import(
     repository: Repository,
     image: oci_image.Image,
@@ -77,10 +103,16 @@ async def run_import(
     open_blob: OpenBlob | None = None,
     progress: ImportProgress | None = None,
     label_commit: str = "",
+    ranges: Ranges | None = None,
+    partial: When = "auto",
 ) -> ImportResult:
     importer = Importer(repository, parallel=2, memory_bytes=16 << 20, now=NOW, label_commit=label_commit)
     return await importer.run(
-        image_of(image, reference), open_blob or blobs_of(image), progress or ImportProgress()
+        image_of(image, reference),
+        open_blob or blobs_of(image),
+        progress or ImportProgress(),
+        read_range=ranges.read if ranges else None,
+        partial=partial,
     )
 
 

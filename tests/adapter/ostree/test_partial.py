@@ -1,0 +1,337 @@
+"""Layers of which parts are fetched: the same commits from fewer bytes, or the whole layer after all."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bootcd.model.errors import RegistryUnavailable
+from bootcd.oci.chunked import CHECKSUM, TAR_SPLIT_POSITION
+from bootcd.oci.manifest import Descriptor
+from bootcd.ostree.fetch import ImportProgress
+from bootcd.ostree.repository import Repository
+from bootcd.ostreefmt.refs import blob_ref, image_ref
+from tests.adapter.ostree.conftest import Ranges, blobs_of, new_repository, ostree, run_import
+from tests.adapter.ostree.test_importer import KERNEL, REFERENCE, XATTRS
+from tests.support.chunked_layer import (
+    chunked_layer,
+    compressed_bytes,
+    make_chunked_layer,
+    tables_bytes,
+)
+from tests.support.oci_image import (
+    Entry,
+    Image,
+    Layer,
+    directory,
+    file,
+    hardlink,
+    make_image,
+    make_tar,
+    opaque,
+    symlink,
+    whiteout,
+)
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: files get owners")
+
+OLD = "docker://registry.example/os:0"
+
+
+def noise(seed: int, size: int) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def system(version: int, files: int = 60) -> list[Entry]:
+    """Return a system of which every tenth file is of a version."""
+    return [
+        *KERNEL,
+        *(
+            file(f"usr/share/{n}", noise(n * 100 + (version if n % 10 == 0 else 0), 9000 + n))
+            for n in range(files)
+        ),
+    ]
+
+
+EVERYTHING = [
+    file("usr/bin/plain", noise(1, 5000), mode=0o755),
+    file("usr/bin/setuid", b"s", mode=0o4755, uid=1, gid=2),
+    file("usr/bin/empty", b""),
+    file("usr/bin/big", noise(2, 3 << 20) + bytes(1 << 20)),
+    directory("usr/share/sticky", mode=0o1777, uid=3, gid=4, xattrs={"user.d": b"dir"}),
+    file("usr/share/x", b"x", xattrs=XATTRS),
+    file("usr/share/same-content-as-x", b"x", mode=0o600),
+    symlink("usr/bin/link", "../share/x", uid=5, gid=6),
+    hardlink("usr/bin/hard", "usr/bin/plain"),
+    Entry("dev/null", "char", device=(1, 3)),
+    Entry("run/pipe", "fifo"),
+    file("etc/conf.d/\u00e4-non-ascii", b"n"),
+    file("usr/share/" + "long-" * 40 + "/" + "name-" * 40, b"l" * 2000),
+]
+
+
+def commits(repository: Repository, image: Image) -> list[str | None]:
+    """Return the commits of an image and of its layers."""
+    refs = [image_ref(REFERENCE), *(blob_ref(layer.digest) for layer in image.layers)]
+    return [repository.resolve(ref) for ref in refs]
+
+
+async def whole(path: Path, image: Image) -> list[str | None]:
+    """Return the commits there are without partial pulls."""
+    repository = new_repository(path)
+    await run_import(repository, image)
+    return commits(repository, image)
+
+
+@pytest.mark.parametrize("gnu", [False, True])
+async def test_layers_in_parts_give_the_commits_that_whole_ones_give(
+    repository: Repository, tmp_path: Path, gnu: bool
+) -> None:
+    layers = [
+        make_chunked_layer([*system(1), *EVERYTHING], gnu=gnu),
+        make_chunked_layer(
+            [*system(1)[9:30], whiteout("usr/bin/plain"), opaque("usr/share/sticky")], gnu=gnu
+        ),
+    ]
+    image = make_image(layers)
+    await run_import(repository, make_image([make_chunked_layer(system(0))]), reference=OLD)
+    ranges = Ranges(image)
+    opened: list[str] = []
+    progress = ImportProgress()
+
+    result = await run_import(
+        repository,
+        image,
+        ranges=ranges,
+        partial="always",
+        open_blob=blobs_of(image, opened=opened),
+        progress=progress,
+    )
+
+    assert opened == []
+    assert commits(repository, image) == await whole(tmp_path / "other", image)
+    ostree(repository, "fsck")
+    assert result.bytes_fetched == ranges.size == progress.bytes_done == progress.bytes_total
+    assert progress.bytes_done + progress.bytes_cached == sum(len(layer.blob) for layer in layers)
+
+
+async def test_update_fetches_what_changed_and_the_tables(repository: Repository) -> None:
+    await run_import(repository, make_image([make_chunked_layer(system(0, 400))]), reference=OLD)
+    layer = make_chunked_layer(system(1, 400))
+    image = make_image([layer])
+    ranges = Ranges(image)
+
+    await run_import(repository, image, ranges=ranges)
+
+    changed = compressed_bytes(layer, [f"usr/share/{n}" for n in range(0, 400, 10)])
+    assert changed > 300_000
+    assert ranges.size <= 1.1 * changed + tables_bytes(layer)
+
+
+async def test_image_that_was_here_in_another_form_is_not_fetched_again(repository: Repository) -> None:
+    """The index is made of the repository, whoever wrote it, and forgets what is pruned."""
+    layer = make_chunked_layer(system(0))
+    plain = replace(layer, annotations={})
+    await run_import(repository, make_image([plain]), reference=OLD)
+    image = make_image([layer], labels={"version": "2"})
+    for ref in (image_ref(OLD), blob_ref(layer.digest)):
+        repository.delete_ref(ref)
+    ranges = Ranges(image)
+
+    await run_import(repository, image, ranges=ranges)
+    assert ranges.size == tables_bytes(layer)
+
+    for ref in (image_ref(REFERENCE), blob_ref(layer.digest)):
+        repository.delete_ref(ref)
+    ostree(repository, "prune", "--refs-only")
+    ranges = Ranges(image)
+    opened: list[str] = []
+    await run_import(repository, image, ranges=ranges, open_blob=blobs_of(image, opened=opened))
+    assert opened == [layer.digest]
+    assert len(ranges.asked) == 1
+    ostree(repository, "fsck")
+
+
+async def test_damaged_index_is_made_anew(repository: Repository) -> None:
+    await run_import(repository, make_image([make_chunked_layer(system(0))]), reference=OLD)
+    path = repository.path / "extensions/bootcd/contents.sqlite"
+    assert path.stat().st_size > 4096
+    path.write_bytes(b"SQLite format 3\0" + noise(1, 5000))
+    image = make_image([make_chunked_layer(system(1))])
+    ranges = Ranges(image)
+    opened: list[str] = []
+
+    await run_import(
+        repository, image, ranges=ranges, partial="always", open_blob=blobs_of(image, opened=opened)
+    )
+
+    assert opened == []
+    assert ranges.size < len(image.layers[0].blob) / 3
+
+
+async def test_object_that_is_not_what_the_index_says_is_not_used(
+    repository: Repository, tmp_path: Path
+) -> None:
+    await run_import(repository, make_image([make_chunked_layer(system(0))]), reference=OLD)
+    layer = make_chunked_layer(system(1))
+    image = make_image([layer])
+    # Not an attribute of it: content, of the same size.
+    victim = noise(0 * 100 + 100, 9001)
+    path = next(p for p in (repository.path / "objects").rglob("*.file") if p.read_bytes() == victim)
+    path.write_bytes(victim[:-1] + b"\0")
+    opened: list[str] = []
+
+    await run_import(
+        repository, image, ranges=Ranges(image), partial="always", open_blob=blobs_of(image, opened=opened)
+    )
+
+    assert opened == [layer.digest]
+    assert commits(repository, image) == await whole(tmp_path / "other", image)
+
+
+async def test_wrong_bytes_have_the_layer_fetched_whole(repository: Repository, tmp_path: Path) -> None:
+    await run_import(repository, make_image([make_chunked_layer(system(0))]), reference=OLD)
+    layer = make_chunked_layer(system(1))
+    image = make_image([layer])
+    opened: list[str] = []
+    progress = ImportProgress()
+
+    await run_import(
+        repository,
+        image,
+        ranges=Ranges(image, damaged=True),
+        partial="always",
+        open_blob=blobs_of(image, opened=opened),
+        progress=progress,
+    )
+
+    assert opened == [layer.digest]
+    assert commits(repository, image) == await whole(tmp_path / "other", image)
+    assert progress.bytes_done == progress.bytes_total == len(layer.blob)
+    assert progress.bytes_cached == 0
+    ostree(repository, "fsck")
+
+
+@pytest.mark.parametrize("refused_after", [0, 2])
+async def test_server_without_ranges_gives_whole_layers(repository: Repository, refused_after: int) -> None:
+    await run_import(repository, make_image([make_chunked_layer(system(0))]), reference=OLD)
+    image = make_image(
+        [make_chunked_layer(system(1)), make_chunked_layer([file("etc/more", noise(9, 300_000))])]
+    )
+    ranges = Ranges(image, refused_after=refused_after)
+
+    opened: list[str] = []
+
+    await run_import(
+        repository, image, ranges=ranges, partial="always", open_blob=blobs_of(image, opened=opened)
+    )
+
+    assert sorted(opened) == sorted(layer.digest for layer in image.layers)
+    ostree(repository, "fsck")
+
+
+async def test_layer_of_which_nothing_is_here_is_fetched_whole_unless_parts_are_wanted(
+    repository: Repository,
+) -> None:
+    image = make_image([make_chunked_layer(system(0))])
+    opened: list[str] = []
+    ranges = Ranges(image)
+    await run_import(repository, image, ranges=ranges, open_blob=blobs_of(image, opened=opened))
+    assert opened == [image.layers[0].digest]
+    assert len(ranges.asked) == 1
+
+    image = make_image([make_chunked_layer(system(1))])
+    ranges = Ranges(image)
+    await run_import(repository, image, ranges=ranges, partial="always")
+    assert len(ranges.asked) > 1
+
+
+def lying(layer: Layer, kind: str) -> Layer:
+    annotations = dict(layer.annotations)
+    match kind:
+        case "checksum":
+            annotations[CHECKSUM] = f"sha256:{1:064x}"
+        case "no tar-split":
+            del annotations[TAR_SPLIT_POSITION]
+        case "outside":
+            annotations[TAR_SPLIT_POSITION] = f"{len(layer.blob)}:1:1"
+        case "lengths":
+            start, size, plain = annotations[TAR_SPLIT_POSITION].split(":")
+            annotations[TAR_SPLIT_POSITION] = f"{start}:{int(size) - 1}:{plain}"
+        case _:
+            raise AssertionError(kind)
+    return replace(layer, annotations=annotations)
+
+
+@pytest.mark.parametrize("kind", ["checksum", "no tar-split", "outside", "lengths"])
+async def test_tables_that_cannot_be_right_have_the_layer_fetched_whole(
+    repository: Repository, kind: str
+) -> None:
+    await run_import(repository, make_image([make_chunked_layer(system(0))]), reference=OLD)
+    image = make_image([lying(make_chunked_layer(system(1)), kind)])
+    opened: list[str] = []
+
+    await run_import(
+        repository, image, ranges=Ranges(image), partial="always", open_blob=blobs_of(image, opened=opened)
+    )
+
+    assert opened == [image.layers[0].digest]
+
+
+async def test_table_of_another_archive_than_the_config_names_is_not_followed(
+    repository: Repository, tmp_path: Path
+) -> None:
+    """Who made the image cannot give different files to who reads the table and who reads the archive."""
+    await run_import(repository, make_image([make_chunked_layer(system(0))]), reference=OLD)
+    honest, other = make_tar(system(1)), make_tar([*system(1)[:-1], file("usr/share/59", b"evil" * 3000)])
+    layer = chunked_layer(other)
+    image = make_image([replace(layer, diff_id=chunked_layer(honest).diff_id)])
+
+    with pytest.raises(Exception, match="image config says"):
+        await run_import(repository, image, ranges=Ranges(image), partial="always")
+
+    assert commits(repository, image) == [None, None]
+    ostree(repository, "fsck")
+
+
+async def test_failure_of_the_registry_between_ranges_ends_the_import(repository: Repository) -> None:
+    await run_import(repository, make_image([make_chunked_layer(system(0))]), reference=OLD)
+    image = make_image([make_chunked_layer(system(1))])
+    ranges = Ranges(image)
+
+    class Failing(Ranges):
+        async def read(self, layer: Descriptor, start: int, size: int) -> bytes | None:
+            if len(ranges.asked) >= 2:
+                raise RegistryUnavailable("registry registry.example is gone")
+            return await ranges.read(layer, start, size)
+
+    with pytest.raises(RegistryUnavailable):
+        await run_import(repository, image, ranges=Failing(image), partial="always")
+    assert repository.resolve(image_ref(REFERENCE)) is None
+    await run_import(repository, image, ranges=Ranges(image), partial="always")
+    ostree(repository, "fsck")
+
+
+async def test_cancellation_between_ranges_leaves_nothing_behind(repository: Repository) -> None:
+    await run_import(repository, make_image([make_chunked_layer(system(0))]), reference=OLD)
+    image = make_image([make_chunked_layer(system(1))])
+    reached = asyncio.Event()
+
+    class Endless(Ranges):
+        async def read(self, layer: Descriptor, start: int, size: int) -> bytes | None:
+            if len(self.asked) >= 2:
+                reached.set()
+                await asyncio.Event().wait()
+            return await super().read(layer, start, size)
+
+    job = asyncio.create_task(run_import(repository, image, ranges=Endless(image), partial="always"))
+    await reached.wait()
+    job.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await job
+    assert not list((repository.path / "tmp").glob("bootcd-stage-*"))
