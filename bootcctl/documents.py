@@ -58,7 +58,16 @@ def ended_job_properties(entry: dict[str, Any]) -> dict[str, Any]:
     """Turn an entry of the history into the properties its job object had."""
     outcome = {
         key: entry[key]
-        for key in ("changed", "bytes-fetched", "digest", "version", "dropped", "reason", "warnings")
+        for key in (
+            "changed",
+            "bytes-fetched",
+            "bytes-reused",
+            "digest",
+            "version",
+            "dropped",
+            "reason",
+            "warnings",
+        )
         if entry.get(key)
     }
     return {

@@ -45,7 +45,9 @@ def _what_was_done(job: dict[str, Any], outcome: dict[str, Any], style: Style) -
             return f"Unlocked {new}"
         case "upgrade" | "switch":
             fetched = outcome.get("bytes-fetched", 0)
-            return f"Staged {new}" + (f", {format_bytes(fetched)} downloaded" if fetched else "")
+            reused = outcome.get("bytes-reused", 0)
+            text = f"Staged {new}" + (f", {format_bytes(fetched)} downloaded" if fetched else "")
+            return text + (f", {format_bytes(reused)} reused" if fetched and reused else "")
         case "rollback" if outcome.get("dropped"):
             return f"Boot order swapped; the staged image {clean(outcome['dropped'])} was dropped"
         case "rollback":

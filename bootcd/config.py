@@ -229,6 +229,7 @@ class Registry(_Section):
         seconds=60
     )
     retries: Annotated[_Count, Field(ge=0, le=20)] = 5
+    partial_pulls: Literal["auto", "always", "never"] = "auto"
 
 
 class Worker(_Section):
@@ -310,6 +311,7 @@ class Config(_Section):
             max_bandwidth_bytes=self.registry.max_bandwidth,
             stall_timeout_secs=self.registry.stall_timeout.total_seconds(),
             retries=self.registry.retries,
+            partial_pulls=self.registry.partial_pulls,
             memory_bytes=self.worker.memory,
             fleet_lock_url=self.fleet_lock.url,
             fleet_lock_group=self.fleet_lock.group,

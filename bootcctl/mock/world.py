@@ -271,6 +271,7 @@ class World:
         outcome = self._change(kind, argument)
         if script.bytes:
             outcome["bytes-fetched"] = script.bytes
+            outcome["bytes-reused"] = script.bytes * 2
         self._end(path, kind, "done", outcome)
         if kind == "apply":
             await self._reboot()
@@ -345,7 +346,11 @@ class World:
             else ("", "", "")
         )
         entries = _entries(
-            {"changed": False, "reboot": False, "soft-reboot": False, "bytes-fetched": 0, **outcome}
+            {
+                **{"changed": False, "reboot": False, "soft-reboot": False},
+                **{"bytes-fetched": 0, "bytes-reused": 0},
+                **outcome,
+            }
         )
         final = {"State": state, "Finished": _now(), "Cancellable": False, "EtaUsec": 0, "Outcome": entries}
         final |= dict(zip(("ErrorName", "ErrorMessage", "ErrorHint"), error, strict=True))
@@ -376,6 +381,7 @@ class World:
             "dropped": "",
             "reason": "",
             "bytes-fetched": outcome.get("bytes-fetched", 0),
+            "bytes-reused": outcome.get("bytes-reused", 0),
             "warnings": outcome.get("warnings", []),
             "error-name": self.exporter.value(path, JOB, "ErrorName"),
             "error-message": self.exporter.value(path, JOB, "ErrorMessage"),

@@ -31,6 +31,7 @@ def outcome_entries(outcome: Outcome | None) -> dict[str, Variant]:
         "reboot": variant("b", outcome.reboot),
         "soft-reboot": variant("b", outcome.soft_reboot),
         "bytes-fetched": variant("t", outcome.bytes_fetched),
+        "bytes-reused": variant("t", outcome.bytes_reused),
         **update_entries(outcome.update),
     }
     if outcome.warnings:
@@ -111,6 +112,7 @@ def history_entry(record: JobRecord) -> dict[str, Variant]:
         "dropped": variant("s", outcome.dropped),
         "reason": variant("s", outcome.reason),
         "bytes-fetched": variant("t", outcome.bytes_fetched),
+        "bytes-reused": variant("t", outcome.bytes_reused),
         "warnings": variant("as", list(outcome.warnings)),
         "error-name": variant("s", bus_name(error.name) if error else ""),
         "error-message": variant("s", error.message if error else ""),

@@ -21,7 +21,7 @@ from bootcd.engine.hooks import Hooks, Point, Subject
 from bootcd.engine.lock import lock, locked
 from bootcd.engine.notes import release_notes
 from bootcd.engine.protocol import Report
-from bootcd.engine.source import ImageSource, open_source
+from bootcd.engine.source import ImageSource, RangedSource, open_source
 from bootcd.engine.trust import Trust
 from bootcd.host import selinux
 from bootcd.host.clock import Clock
@@ -237,7 +237,15 @@ class Pulls:
             )
             counted = ImportProgress()
             async with _ticking(lambda: report(_progress(counted, image))):
-                result = await importer.run(image, source.open_blob, counted)
+                when = self._settings.partial_pulls
+                ranged = source if isinstance(source, RangedSource) and when != "never" else None
+                result = await importer.run(
+                    image,
+                    source.open_blob,
+                    counted,
+                    read_range=ranged.read_range if ranged else None,
+                    partial="auto" if when == "never" else when,
+                )
             update = update.model_copy(update={"trust": result.verdict})
             done = _progress(counted, image)
             await self._bound.pull(result.commit, report)
@@ -254,6 +262,7 @@ class Pulls:
             update=update,
             warnings=await self._hooks.tell(Point.POST_STAGE, subject, report, after),
             bytes_fetched=result.bytes_fetched,
+            bytes_reused=done.bytes_cached,
         )
 
     def _require_unchanged(self, request: JobRequest, tracked: TrackedImage) -> None:

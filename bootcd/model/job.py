@@ -98,6 +98,8 @@ class WorkerSettings(_Document):
     "Where registries that asked to be left alone are remembered; empty for nowhere."
     stall_timeout_secs: float = Field(default=60.0, gt=0)
     retries: int = Field(default=5, ge=0, le=20)
+    partial_pulls: Literal["auto", "always", "never"] = "auto"
+    "When only those parts of a layer are fetched that are not here: if it saves enough, if it can be done."
     containers_root: str = "/"
     "Below it is etc/containers of the host that runs the job, whose policy counts whatever the sysroot."
     accept_unnamed_signatures: bool = False
@@ -289,6 +291,8 @@ class Outcome(_Document):
     warnings: tuple[str, ...] = ()
     "Sentences about what went wrong once the work was done, such as a hook that failed."
     bytes_fetched: int = 0
+    bytes_reused: int = 0
+    "upgrade, switch: compressed bytes of the image that were here already and so not fetched."
     reboot: bool = False
     "A reboot was asked of the host."
     soft_reboot: bool = False

@@ -194,7 +194,7 @@ class Fetch:
 
     async def _one(self, layer: Descriptor, diff_id: str, open_blob: OpenBlob) -> None:
         what = f"layer {layer.digest[:19]} of {self._image.reference}"
-        plan = await self._partial.plan(layer, what=what) if self._partial else None
+        plan = await self._plan(layer, what)
         if self._partial is not None and plan is not None:
             saved = layer.size - plan.size
             self._progress.bytes_total -= saved
@@ -209,6 +209,16 @@ class Fetch:
             else:
                 return
         await self._bring(layer, diff_id, open_blob(layer), None, what)
+
+    async def _plan(self, layer: Descriptor, what: str) -> PartialLayer | None:
+        """Return how to fetch parts of a layer, None if it is to be fetched whole."""
+        if self._partial is None:
+            return None
+        plan = await self._partial.plan(layer, what=what)
+        vain, self._partial.bytes_in_vain = self._partial.bytes_in_vain, 0
+        self._progress.bytes_done += vain
+        self._progress.bytes_total += vain
+        return plan
 
     async def _bring(
         self,
@@ -272,11 +282,13 @@ class Fetch:
             # The thread ends as soon as it sees the pipe's end; the store must not go before it. The layer
             # stays unfinished, so that what it wrote is never published.
             await _settled(writer)
-            self._progress.bytes_done -= fetched
             self._progress.layers.remove(count)
             if plan is not None and isinstance(error, InvalidLayer | DigestMismatch):
                 # It will be tried again. What was written meanwhile is what the manifest vouches for.
                 batch.unfinished -= 1
+                self._progress.bytes_total += fetched
+            else:
+                self._progress.bytes_done -= fetched
             raise
         if written.tree is not None:
             self.trees[layer.digest] = written.tree

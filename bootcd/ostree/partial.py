@@ -77,6 +77,8 @@ class PartialFetch:
     """
 
     def __init__(self, read_range: ReadRange, index: ContentIndex, when: When, ahead_bytes: int) -> None:
+        self.bytes_in_vain = 0
+        "Of tables that led to nothing."
         self._read_range = read_range
         self._index = index
         self._when = when
@@ -99,12 +101,7 @@ class PartialFetch:
             if self._when == "auto" and layer.size < MIN_LAYER_BYTES:
                 return None
             async with self._planning:
-                tables = await self._tables(layer, layout)
-                if tables is None:
-                    self._no_ranges = True
-                    log.info("the server gives no parts of blobs: layers are fetched whole")
-                    return None
-                return await self._planned(layer, layout, *tables, what=what)
+                return await self._planned(layer, layout, what=what)
         except (InvalidLayer, DigestMismatch) as error:
             log.warning("%s is fetched whole: %s", what, error.message)
             return None
@@ -150,16 +147,22 @@ class PartialFetch:
             data = await self._read_range(layer, span.start, span.size)
             if data is None:
                 return None
+            self.bytes_in_vain += span.size
             for part in (layout.table, layout.tar_split):
                 if span.start <= part.offset < span.end:
                     found[part] = data[part.offset - span.start : part.end - span.start]
         _require_digest(found[layout.table], layout.table_digest, "table of contents")
         return found[layout.table], found[layout.tar_split]
 
-    async def _planned(
-        self, layer: Descriptor, layout: Layout, table: bytes, tar_split: bytes, *, what: str
-    ) -> PartialLayer | None:
+    async def _planned(self, layer: Descriptor, layout: Layout, *, what: str) -> PartialLayer | None:
         assert layout.tar_split is not None
+        before = self.bytes_in_vain
+        tables = await self._tables(layer, layout)
+        if tables is None:
+            self._no_ranges = True
+            log.info("the server gives no parts of blobs: layers are fetched whole")
+            return None
+        table, tar_split = tables
         thread = asyncio.get_running_loop().run_in_executor(
             None, bound(_read_contents, self._index, layout, table, tar_split)
         )
@@ -170,14 +173,15 @@ class PartialFetch:
             await asyncio.wait([thread])
             raise
         spans = coalesce(needed_spans(contents))
-        tables = sum(span.size for span in _table_spans(layout))
-        if self._when == "auto" and tables + cost(spans) > layer.size * WORTH:
+        spent = self.bytes_in_vain - before
+        if self._when == "auto" and spent + cost(spans) > layer.size * WORTH:
             log.info("%s is fetched whole: too little of it is here", what)
             return None
-        size = sum(span.size for span in spans)
-        log.info("%s: %d of %d bytes are fetched, in %d ranges", what, size + tables, layer.size, len(spans))
+        self.bytes_in_vain = before
+        size = spent + sum(span.size for span in spans)
+        log.info("%s: %d of %d bytes are fetched, in %d ranges", what, size, layer.size, len(spans))
         return PartialLayer(
-            size=size + tables,
+            size=size,
             spans=spans,
             contents=contents,
             tar_split=tar_split,

@@ -98,8 +98,8 @@ type Update (
 )
 
 type Outcome (
-  changed: bool, reboot: bool, softReboot: bool, bytesFetched: int, update: ?Update, dropped: ?string,
-  reason: ?string, warnings: ?[]string
+  changed: bool, reboot: bool, softReboot: bool, bytesFetched: int, bytesReused: int, update: ?Update,
+  dropped: ?string, reason: ?string, warnings: ?[]string
 )
 
 type Requester (uid: int, pid: int, name: string)

@@ -129,6 +129,7 @@ def _outcome(outcome: Outcome) -> Document:
         reboot=outcome.reboot,
         softReboot=outcome.soft_reboot,
         bytesFetched=outcome.bytes_fetched,
+        bytesReused=outcome.bytes_reused,
         update=update(outcome.update),
         dropped=outcome.dropped or None,
         reason=outcome.reason or None,

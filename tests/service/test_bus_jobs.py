@@ -110,6 +110,7 @@ async def test_job_announces_progress_and_end_in_order_and_each_once(
         "reboot": False,
         "soft-reboot": False,
         "bytes-fetched": 100,
+        "bytes-reused": 0,
         "image": "i",
         "transport": "registry",
         "digest": "d",

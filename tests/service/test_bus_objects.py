@@ -183,6 +183,7 @@ async def test_get_history_lists_ended_jobs_up_to_the_limit(peer: Peer, service:
         "dropped": "",
         "reason": "",
         "bytes-fetched": 0,
+        "bytes-reused": 0,
         "warnings": [],
         "error-name": OWN + "OutOfSpace",
         "error-message": "no space on /sysroot",

@@ -52,6 +52,7 @@ parallel-per-registry = 2
 max-bandwidth = "512K"
 stall-timeout = "5s"
 retries = 0
+partial-pulls = "never"
 [trust]
 accept-unnamed-signatures = true
 [worker]
@@ -127,6 +128,7 @@ def test_config_of_every_key_reaches_rules_and_worker_settings() -> None:
         max_bandwidth_bytes=512 << 10,
         stall_timeout_secs=5.0,
         retries=0,
+        partial_pulls="never",
         fleet_lock_url="https://lock.example/base",
         fleet_lock_group="workers",
         hook_timeout_secs=30.0,

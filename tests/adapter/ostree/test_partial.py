@@ -201,10 +201,11 @@ async def test_wrong_bytes_have_the_layer_fetched_whole(repository: Repository, 
     opened: list[str] = []
     progress = ImportProgress()
 
+    ranges = Ranges(image, damaged=True)
     await run_import(
         repository,
         image,
-        ranges=Ranges(image, damaged=True),
+        ranges=ranges,
         partial="always",
         open_blob=blobs_of(image, opened=opened),
         progress=progress,
@@ -212,7 +213,7 @@ async def test_wrong_bytes_have_the_layer_fetched_whole(repository: Repository, 
 
     assert opened == [layer.digest]
     assert commits(repository, image) == await whole(tmp_path / "other", image)
-    assert progress.bytes_done == progress.bytes_total == len(layer.blob)
+    assert len(layer.blob) < progress.bytes_done == progress.bytes_total <= len(layer.blob) + ranges.size
     assert progress.bytes_cached == 0
     ostree(repository, "fsck")
 

@@ -195,6 +195,11 @@ NEW = {"image": "registry.example/os:1", "version": "2.0", "digest": "sha256:" +
             "Staged registry.example/os:1 2.0 sha256:dddddddddddd, 5.0 kB downloaded;"
             " it comes at the next boot",
         ),
+        (
+            done("upgrade", changed=True, **NEW, **{"bytes-fetched": 5000, "bytes-reused": 70_000}),
+            "Staged registry.example/os:1 2.0 sha256:dddddddddddd, 5.0 kB downloaded, 70.0 kB reused;"
+            " it comes at the next boot",
+        ),
         (done("switch", changed=True), "Staged the new version; it comes at the next boot"),
         (done("switch", changed=True, reboot=True), "Staged the new version; the host reboots"),
         (done("rollback", changed=True), "Boot order swapped; it comes at the next boot"),
