@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, NonNegativeInt
 from bootcd.model.errors import error_from_info
 from bootcd.model.host import BootEntry
 from bootcd.model.job import JobKind, JobRecord, JobState
+from bootcd.model.text import one_line
 from bootcd.update.machine import digest_of
 
 GIVE_UP_AFTER = 3
@@ -31,6 +32,10 @@ class StageFailures:
     "Failures in a row."
     lasting: NonNegativeInt = 0
     "Those among them that are not `retryable`."
+    error: str = ""
+    "Name of the last error."
+    reason: str = ""
+    "In words."
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,14 @@ class Attempts:
                 error = record.outcome.error if record.outcome else None
                 lasting = error is not None and not error_from_info(error).retryable
                 entry = self.failures_of(digest) or StageFailures(digest, ended)
-                entry = replace(entry, last=ended, count=entry.count + 1, lasting=entry.lasting + lasting)
+                entry = replace(
+                    entry,
+                    last=ended,
+                    count=entry.count + 1,
+                    lasting=entry.lasting + lasting,
+                    error=error.name if error else "",
+                    reason=one_line(error.message) if error else "",
+                )
                 others = tuple(other for other in self.stage_failures if other.digest != digest)
                 return replace(self, stage_failures=(*others, entry)[-DIGESTS_REMEMBERED:])
             case _:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bootcd.model.errors import OutOfSpace
 from bootcd.model.job import ImageUpdate
 from bootcd.policy.schedule import due_after, retry_delay
 from bootcd.update.attempts import GIVE_UP_AFTER
@@ -58,11 +59,16 @@ def attempts(facts: Facts, rules: Rules, update: ImageUpdate) -> Gate | None:
     failures = facts.attempts.failures_of(update.digest)
     if failures is None:
         return None
+    reason = f": {failures.reason}" if failures.reason else ""
     if failures.lasting >= GIVE_UP_AFTER:
-        return Gate("attempts", f"staging this version failed {failures.count} times")
+        return Gate("attempts", f"staging this version failed {failures.count} times{reason}")
     at = due_after(failures.last, retry_delay(rules.interval, failures.count), facts.now)
     times = "once" if failures.count == 1 else f"{failures.count} times"
-    return Gate("attempts", f"staging it failed {times}", at) if at > facts.now else None
+    if at <= facts.now:
+        return None
+    # What frees space is done by people, who have to know what the host waits for.
+    name = "free-space" if failures.error == OutOfSpace.name else "attempts"
+    return Gate(name, f"staging it failed {times}{reason}", at)
 
 
 def cancelled(facts: Facts, rules: Rules, update: ImageUpdate) -> Gate | None:

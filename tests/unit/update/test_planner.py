@@ -13,6 +13,7 @@ from bootcd.model.errors import (
     DigestMismatch,
     FleetLockRefused,
     InvalidLayer,
+    OutOfSpace,
     RegistryUnavailable,
 )
 from bootcd.model.health import FailedBoot, HealthRecord
@@ -469,6 +470,19 @@ def test_attempts_after_a_failed_upgrade_tell_lasting_failures_from_passing_ones
         state = JobState.FAILED if error else JobState.INTERRUPTED
         attempts = attempts.after(ended(JobKind.UPGRADE, state, error), digest=NEW)
     assert attempts == replace(CHECKED, stage_failures=(StageFailures(NEW, NOW, 3, lasting=1),))
+
+
+def test_lack_of_space_is_a_gate_of_its_own_that_says_what_failed() -> None:
+    error = OutOfSpace("there is no room\nfor the image")
+    attempts = CHECKED.after(ended(JobKind.UPGRADE, JobState.FAILED, error), digest=NEW)
+    [gate] = plan(situation_of(), facts(attempts=attempts), RULES).gates
+    assert (gate.name, gate.ends) == ("free-space", NOW + 5 * MINUTE)
+    assert gate.reason == "staging it failed once: there is no room for the image"
+    attempts = attempts.after(
+        ended(JobKind.UPGRADE, JobState.FAILED, RegistryUnavailable("gone")), digest=NEW
+    )
+    [gate] = plan(situation_of(), facts(attempts=attempts), RULES).gates
+    assert (gate.name, gate.reason) == ("attempts", "staging it failed 2 times: gone")
 
 
 def test_attempts_after_a_failed_upgrade_to_nothing_known_remember_no_digest() -> None:
