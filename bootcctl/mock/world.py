@@ -115,6 +115,8 @@ class World:
             return [self._ask(KINDS[member], texts[0] if texts else "", interactive)], []
         if name == JOB and member == "OpenProgress":
             return [0], [self._open_progress(path)]
+        if name == JOB and member == "OpenLog":
+            return [0], [_memory({"uuid": self.exporter.value(path, JOB, "Uuid")})]
         if name == JOB:
             return await self._answer_of_job(path, member), []
         match member:

@@ -208,6 +208,10 @@ class Service:
         """Return an ended job; by then the snapshot shows what it did."""
         return await self._manager.wait(uuid)
 
+    async def log(self, uuid: str) -> bytes:
+        """Return what the worker of a job has printed, its end if that is long."""
+        return await self._manager.log(uuid)
+
     async def history(self, limit: int) -> list[JobRecord]:
         return await self._manager.history(limit)
 

@@ -327,6 +327,7 @@ JOB = Interface.of(
     Method("Cancel", (_OPTIONS,), options={}, right=Right("cancel")),
     Method("Wait", (_OPTIONS,), (Argument("result", "s"), Argument("outcome", "a{sv}")), options={}),
     Method("OpenProgress", outputs=(Argument("progress", "h"),)),
+    Method("OpenLog", outputs=(Argument("log", "h"),), right=Right("job-log")),
     Property("Uuid", "s", lambda view: view.record.request.uuid, const=True),
     Property("Kind", "s", lambda view: view.record.request.kind.value, const=True),
     Property("Image", "s", lambda view: view.record.request.image, const=True),

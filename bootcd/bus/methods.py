@@ -62,6 +62,7 @@ class Methods:
             "Cancel": self._cancel,
             "Wait": self._wait,
             "OpenProgress": self._open_progress,
+            "OpenLog": self._open_log,
         }
         return {(MANAGER.name, name): handler for name, handler in manager.items()} | {
             (JOB.name, name): handler for name, handler in job.items()
@@ -137,6 +138,10 @@ class Methods:
 
     async def _open_progress(self, call: Call) -> list[Any]:
         return [Descriptor(self._progress.open(self._publisher.record_at(call.path), call.caller.uid))]
+
+    async def _open_log(self, call: Call) -> list[Any]:
+        uuid = self._publisher.uuid_at(call.path)
+        return [await _memory("job-log", await self._service.log(uuid))]
 
     async def _start(self, kind: JobKind, call: Call) -> list[Any]:
         """Answer with the path of a job, which exists by the time the caller learns it."""

@@ -57,6 +57,8 @@ class Limits:
     "Between two looks at the log of a worker."
 
 
+_LOGS = 2
+"Read at a time, whoever asks."
 LINGERING = 64
 "Ended jobs visible at a time, whatever the pace of requests."
 
@@ -89,6 +91,7 @@ class JobManager:
         "Being accepted or at work."
         self._last_number = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._log_turns = asyncio.Semaphore(_LOGS)
 
     async def start(
         self, *, on_event: Callable[[JobEvent], None], settle: Callable[[JobRecord], Awaitable[None]]
@@ -214,6 +217,23 @@ class JobManager:
         job = self._find(uuid)
         await job.ended.wait()
         return job.record
+
+    async def log(self, uuid: str) -> bytes:
+        """Return what the worker of a job has printed, its end if that is long.
+
+        Raises NoSuchJob, Busy and BackendFailed.
+        """
+        job = self._find(uuid)
+        try:
+            async with asyncio.timeout(self._limits.ready_secs):
+                await self._log_turns.acquire()
+        except TimeoutError:
+            raise Busy("other logs are being read", hint="try again in a moment") from None
+        try:
+            printed = await self._runner.log(job.record.worker) if job.record.worker else b""
+            return printed or await asyncio.to_thread(self._store.read_log, uuid)
+        finally:
+            self._log_turns.release()
 
     async def history(self, limit: int) -> list[JobRecord]:
         """Return ended jobs, newest first. Raises InternalError."""

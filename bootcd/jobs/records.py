@@ -98,6 +98,16 @@ class JobStore:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         return os.open(self.directory(uuid) / "log", flags, 0o600)
 
+    def read_log(self, uuid: str) -> bytes:
+        """Return the end of what a worker has printed to the log of its job, nothing if that is not there."""
+        try:
+            descriptor = os.open(self.directory(uuid) / "log", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return b""
+        with open(descriptor, "rb") as file:  # noqa: PTH123  (a descriptor)
+            file.seek(max(0, os.fstat(descriptor).st_size - LOG_LIMIT))
+            return file.read(LOG_LIMIT)
+
     def bound_log(self, uuid: str) -> None:
         """Empty a log that has grown beyond the limit; its writer appends, so it simply goes on."""
         path = self.directory(uuid) / "log"

@@ -48,6 +48,9 @@ class Runner(Protocol):
     async def kill(self, handle: WorkerHandle) -> None:
         """End the worker and all it started; nothing if it has ended."""
 
+    async def log(self, handle: WorkerHandle) -> bytes:
+        """Return the end of what the worker has printed; nothing where its job has a file for that."""
+
 
 class SubprocessRunner:
     """Workers as processes in sessions of their own.
@@ -103,6 +106,9 @@ class SubprocessRunner:
     async def kill(self, handle: WorkerHandle) -> None:
         await asyncio.to_thread(process.signal_process, _identity(handle), signal.SIGKILL, group=True)
 
+    async def log(self, handle: WorkerHandle) -> bytes:
+        return b""
+
 
 _COMMON_PROPERTIES = (
     "Type=exec",
@@ -136,6 +142,9 @@ _QUOTED, _ESCAPE = re.compile(r'(["\\$`])'), r"\\\1"
 _COMMAND_SECS = 20.0
 _RETRY_SECS = 2.0
 _OUTPUT_LIMIT = 16 << 10
+_LOG_LINES = 2000
+LOG_LIMIT = 1 << 20
+"Bytes of a journal's lines; a line of a worker's log has some hundred."
 
 
 class SystemdRunner:
@@ -224,6 +233,11 @@ class SystemdRunner:
         pid = values.get("MainPID", "")
         return values.get("ActiveState", ""), int(pid) if pid.isascii() and pid.isdigit() else 0
 
+    async def log(self, handle: WorkerHandle) -> bytes:
+        unit = "--unit" if self._scope == "--system" else "--user-unit"
+        options = ("--quiet", "--no-pager", "--output=short-iso", f"--lines={_LOG_LINES}")
+        return await _output("journalctl", *options, f"{unit}={handle.unit}", limit=LOG_LIMIT)
+
 
 class HandleRunner:
     """Starts workers one way and keeps track of those that were started the other way before."""
@@ -248,6 +262,9 @@ class HandleRunner:
     async def kill(self, handle: WorkerHandle) -> None:
         await self._of(handle).kill(handle)
 
+    async def log(self, handle: WorkerHandle) -> bytes:
+        return await self._of(handle).log(handle)
+
     def _of(self, handle: WorkerHandle) -> Runner:
         return self._units if handle.unit else self._processes
 
@@ -271,8 +288,12 @@ def _identity(handle: WorkerHandle) -> ProcessId:
 
 
 async def _command(*argv: str) -> str:
+    return (await _output(*argv, limit=_OUTPUT_LIMIT)).decode(errors="replace")
+
+
+async def _output(*argv: str, limit: int) -> bytes:
     try:
-        done = await process.run(argv, deadline_secs=_COMMAND_SECS, limit=_OUTPUT_LIMIT)
+        done = await process.run(argv, deadline_secs=_COMMAND_SECS, limit=limit)
     except TimeoutError as error:
         raise BackendFailed(f"{argv[0]} did not answer within {_COMMAND_SECS:g} s") from error
     except OSError as error:
@@ -280,4 +301,4 @@ async def _command(*argv: str) -> str:
     if done.status != 0:
         words = " ".join(done.stderr.decode(errors="replace").split())
         raise BackendFailed(f"{argv[0]} failed: {words or f'exit status {done.status}'}")
-    return done.stdout.decode(errors="replace")
+    return done.stdout

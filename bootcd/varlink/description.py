@@ -28,6 +28,7 @@ READS: dict[str, Mapping[str, str]] = {
 "Methods that need no right, with their parameters."
 CHANGES: dict[str, Mapping[str, str]] = {
     "Cancel": {"uuid": "string", **_RIGHT},
+    "GetLog": {"uuid": "string", **_RIGHT},
     "ConfigDiff": _RIGHT,
     "Pause": {"until": "?int", **_RIGHT},
     "Resume": _RIGHT,
@@ -44,6 +45,7 @@ _ANSWERS = {
     "Wait": "job: Job",
     "Diff": "document: object",
     "ConfigDiff": "document: object",
+    "GetLog": "log: string",
 }
 
 _MEANINGS = {
@@ -55,6 +57,7 @@ _MEANINGS = {
     "Wait": "Answers when the job has ended, at once if it has. With 'more', also at every step before.",
     "Cancel": "Asks a job to stop. Needs no right if the caller started it.",
     "Diff": "Compares two deployments, named '<checksum>.<serial>', as 'bootcctl diff --json' does.",
+    "GetLog": "What a job's worker has printed so far. Needs no right if the caller started the job.",
     "ConfigDiff": "Compares /etc with that of the image, as 'bootcctl config-diff --json' does.",
     "Pause": "Does nothing unasked until a time, or until resumed. What is asked for is done all the same.",
     "Resume": "Ends a pause.",

@@ -66,6 +66,7 @@ class Methods:
             "Wait": self._wait,
             "Diff": self._diff,
             "Cancel": self._cancel,
+            "GetLog": self._get_log,
             "ConfigDiff": self._config_diff,
             "Pause": self._pause,
             "Resume": self._resume,
@@ -134,12 +135,13 @@ class Methods:
         yield Reply({}, document=await self._service.diff(before, after))
 
     async def _cancel(self, request: Request) -> Replies:
-        uuid = request.values["uuid"]
-        record = self._find(uuid)
-        if record is None or record.requester.uid != request.peer.uid:
-            await self._require(request, "cancel", {"job": uuid})
+        uuid = await self._require_of_job(request, "cancel")
         await self._service.cancel(uuid)
         yield Reply({})
+
+    async def _get_log(self, request: Request) -> Replies:
+        uuid = await self._require_of_job(request, "job-log")
+        yield Reply({"log": (await self._service.log(uuid)).decode(errors="replace")})
 
     async def _config_diff(self, request: Request) -> Replies:
         await self._require(request, "config-diff")
@@ -214,6 +216,14 @@ class Methods:
 
     def _find(self, uuid: str) -> JobRecord | None:
         return next((record for record in self._service.jobs() if record.request.uuid == uuid), None)
+
+    async def _require_of_job(self, request: Request, action: str) -> str:
+        """Return the uuid of the job a call is about, once the caller may; who started it may."""
+        uuid: str = request.values["uuid"]
+        record = self._find(uuid)
+        if record is None or record.requester.uid != request.peer.uid:
+            await self._require(request, action, {"job": uuid})
+        return uuid
 
     async def _require(self, request: Request, action: str, details: Mapping[str, str] | None = None) -> None:
         if request.peer.uid != 0:

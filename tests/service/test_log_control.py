@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from dbus_fast import Variant
@@ -20,6 +22,7 @@ from tests.support.bus_front import peer as peer
 from tests.support.bus_front import service as service
 from tests.support.bus_peers import Peer, user
 from tests.support.scripted_agent import ScriptedService
+from tests.support.user_manager import pass_under_user_manager
 
 ERROR = "org.freedesktop.DBus.Error."
 
@@ -85,3 +88,8 @@ async def test_log_control_is_found_and_is_none_of_the_managed_objects(peer: Pee
     managed = (await peer.call(ROOT_PATH, OBJECT_MANAGER, "GetManagedObjects")).value()
     assert managed
     assert all(path.startswith(ROOT_PATH + "/") for path in managed)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a service manager of its own needs namespaces")
+def test_level_of_the_log_under_a_real_service_manager() -> None:
+    pass_under_user_manager(Path(__file__).with_name("under_user_manager.py"))

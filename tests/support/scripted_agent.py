@@ -104,6 +104,10 @@ class ScriptedService:
             await self._changed.wait()
         return record
 
+    async def log(self, uuid: str) -> bytes:
+        self._note("log", uuid)
+        return b"what it printed\n"
+
     def notes(self) -> str:
         self._note("notes")
         return self.release_notes

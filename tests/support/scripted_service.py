@@ -211,6 +211,9 @@ class ScriptedService:
         self.on_cancel(record)
         self.cancelled.put_nowait(record)
 
+    async def log(self, job: str) -> bytes:
+        raise NotImplementedError(job)
+
     async def wait(self, job: str) -> JobRecord:
         raise NotImplementedError(job)
 

@@ -285,6 +285,7 @@ async def test_every_change_asks_for_its_right(
         "Drop": ({"deployment": "rollback"}, ["drop"]),
         "OverlayUsr": ({}, ["usr-overlay"]),
         "Cancel": ({"uuid": other}, ["cancel"]),
+        "GetLog": ({"uuid": other}, ["job-log"]),
         "ConfigDiff": ({}, ["config-diff"]),
         "Pause": ({"until": 1_800_000_000_000_000}, ["pause"]),
         "Resume": ({}, ["pause"]),
