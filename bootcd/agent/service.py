@@ -17,6 +17,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from bootcd.agent.courtesy import Courtesy
+from bootcd.agent.driving import Driving
 from bootcd.agent.errand import Comparisons
 from bootcd.agent.health import HealthFile, history_entry
 from bootcd.agent.inhibition import Inhibition
@@ -110,6 +111,7 @@ class Service:
         self._health_file = HealthFile(state / "health.json", self._on_health)
         self._health = HealthRecord()
         self._inhibition = Inhibition(runtime / "inhibitors", clock, self._refresh)
+        self._driving = Driving(runtime / "driver.d", self._refresh)
         self._pausing = Pausing(clock, self._pause_ended)
         self._observers: list[Callable[[Change], None]] = []
         self._memory = Memory()
@@ -134,6 +136,7 @@ class Service:
         self._situation = Situation(image=self._memory.image, available=self._memory.available)
         self._pausing.keep(self._memory.pause)
         await self._inhibition.start()
+        await self._driving.start()
         await self._manager.start(on_event=self._on_job, settle=self._settle)
         self._watching = True
         await self._health_file.start()
@@ -147,6 +150,7 @@ class Service:
         self._health_file.stop()
         await self._inhibition.stop()
         await self._courtesy.stop()
+        await self._driving.stop()
         self._pausing.stop()
         if self._reboot is not None:
             self._reboot.cancel()
@@ -319,6 +323,7 @@ class Service:
             first_seen=self._memory.seen,
             surroundings=self._snapshot.surroundings,
             courtesy_until=self._courtesy.until,
+            drivers=self._driving.drivers,
             pause=self._pausing.current(),
         )
         return plan(self._situation, facts, self._settings.rules)
@@ -508,6 +513,7 @@ class Service:
             available=self._situation.available,
             mode=self._settings.rules.mode.value,
             next_action=self._next_action,
+            drivers=self._driving.drivers,
             paused=self._pausing.current(),
             inhibitors=self._inhibition.held,
             gates=self._gates,

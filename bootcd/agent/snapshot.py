@@ -14,6 +14,7 @@ from bootcd.model.host import Host
 from bootcd.model.job import ImageUpdate
 from bootcd.model.report import DeploymentDetails
 from bootcd.model.trust import TrustPolicy
+from bootcd.update.driver import Driver
 from bootcd.update.gates import Gate
 from bootcd.update.inhibit import Inhibitor
 from bootcd.update.pause import Pause
@@ -56,6 +57,8 @@ class Snapshot:
     "Digests of versions that booted badly here, and are not taken again unasked."
     mode: str = "off"
     next_action: NextAction = NextAction()
+    drivers: tuple[Driver, ...] = ()
+    "Other programs that decide when the host is updated."
     paused: Pause | None = None
     inhibitors: tuple[Inhibitor, ...] = ()
     gates: tuple[Gate, ...] = ()

@@ -14,6 +14,10 @@ def paused(facts: Facts, rules: Rules, subject: object) -> Gate | None:
     return None
 
 
+def driven(facts: Facts, rules: Rules, subject: object) -> Gate | None:
+    return Gate("driver", facts.drivers[0].sentence) if facts.drivers else None
+
+
 def untracked(facts: Facts, rules: Rules, subject: object) -> Gate | None:
     if facts.host.spec.image is None:
         return Gate("untracked", "the host tracks no image")
@@ -33,7 +37,7 @@ def inhibited(facts: Facts, rules: Rules, subject: object) -> Gate | None:
     return None
 
 
-UNASKED: tuple[Check[object], ...] = (modified, untracked, paused)
+UNASKED: tuple[Check[object], ...] = (modified, untracked, driven, paused)
 "Of every action."
 
 CHECKING: tuple[Check[object], ...] = (*UNASKED, inhibited)

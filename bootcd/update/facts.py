@@ -11,6 +11,7 @@ from bootcd.model.host import Host
 from bootcd.policy.rollout import Rollout
 from bootcd.policy.window import Window
 from bootcd.update.attempts import Attempts
+from bootcd.update.driver import Driver
 from bootcd.update.inhibit import Inhibitor
 from bootcd.update.pause import Pause
 from bootcd.update.surroundings import Conditions, Source, Surroundings
@@ -75,5 +76,6 @@ class Facts:
     surroundings: Surroundings = field(default_factory=Surroundings)
     courtesy_until: datetime | None = None
     "The time people who are logged in were told that the host reboots at; None if they were told nothing."
+    drivers: tuple[Driver, ...] = ()
     pause: Pause | None = None
     "The one that is."

@@ -43,6 +43,7 @@ from bootcd.update.attempts import (
     Attempts,
     StageFailures,
 )
+from bootcd.update.driver import Driver
 from bootcd.update.facts import Action, Facts, Mode, Rules
 from bootcd.update.gates import Gate
 from bootcd.update.inhibit import How, Inhibitor, What
@@ -193,6 +194,16 @@ def test_plan_while_paused_is_nothing_before_the_pause_ends(until: datetime | No
     assert "user 1000 has paused updates" in planned.reason
     over = replace(facts(host, now=NOW + 9 * HOUR), pause=pause)
     assert plan(newer, over, replace(APPLY, windows=())).is_due(NOW + 9 * HOUR) is (until is not None)
+
+
+def test_plan_of_a_host_that_another_program_drives_is_nothing() -> None:
+    driver = Driver("fleet-agent", "not before Monday")
+    host = host_with(staged=entry(NEW))
+    planned = plan(situation_of(host, None), replace(facts(host), drivers=(driver,)), APPLY)
+    assert planned.action is Action.NOTHING
+    assert planned.reason == "fleet-agent decides when this host is updated: not before Monday"
+    driven = [gate.actions for gate in planned.gates if gate.name == "driver"]
+    assert driven == [(Action.APPLY, Action.CHECK)]
 
 
 def test_plan_while_a_job_is_at_work_still_names_the_gates() -> None:
