@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from bootcd.host.clock import Clock
+from bootcd.update.courtesy import Told
 
 Tell = Callable[[datetime | None], Awaitable[None]]
 "Tell people when the host reboots, or with None that it does not; raises nothing."
-
-_GOOD_FOR = timedelta(minutes=15)
-"After the time people were told: a reboot that was refused is tried again within it, and surprises nobody."
 
 
 class Courtesy:
@@ -20,7 +18,7 @@ class Courtesy:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._until: datetime | None = None
+        self._told = Told()
         self._tell: Tell | None = None
         self._task: asyncio.Task[None] | None = None
         self._untold = False
@@ -32,18 +30,14 @@ class Courtesy:
     @property
     def until(self) -> datetime | None:
         """When people were told that the host reboots; None if they know of nothing."""
-        if self._until and self._clock.now() >= self._until + _GOOD_FOR:
-            self._until = None
-        return self._until
+        return self._told.at(self._clock.now())
 
     def follow(self, notice: datetime | None) -> None:
         """Take when the host reboots as of now, if people have to be told."""
-        before = self.until
-        if notice is None and before is not None and before <= self._clock.now():
-            return  # It is time; what was told stays good for a reboot that has to be tried again.
-        if notice == before:
+        now = self._clock.now()
+        before, self._told = self._told.at(now), self._told.after(notice, now)
+        if self._told.until == before:
             return
-        self._until = notice
         self._untold = True
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._keep_telling())
@@ -57,4 +51,4 @@ class Courtesy:
         """Tell the newest time; one that changed meanwhile is told next."""
         while self._untold and self._tell is not None:
             self._untold = False
-            await self._tell(self._until)
+            await self._tell(self._told.until)

@@ -47,7 +47,9 @@ def plan(situation: Situation, facts: Facts, rules: Rules) -> Plan:
     """Decide what to do next; of what is due applying comes first, then staging."""
     if idle := _idle(situation, rules):
         return Plan(Action.NOTHING, idle)
-    if facts.courtesy_until is None:
+    # Far ahead is what people were told before the clock was set back.
+    told, courtesy = facts.courtesy_until, rules.conditions.courtesy
+    if told is None or told > facts.now + courtesy:
         facts = replace(facts, courtesy_until=courtesy_from(facts.now, rules))
     considered = _considered(situation, facts, rules)
     gates = merged(gate for each in considered for gate in each.gates)

@@ -14,6 +14,8 @@ class Figures:
     stagings: int = 0
     staged: int = 0
     applies: int = 0
+    told: int = 0
+    "Notices of a reboot to people who were logged in."
     reboots: int = 0
     rolled_back: int = 0
     openings: int = 0

@@ -14,6 +14,7 @@ from bootcd.policy.rollout import place
 from bootcd.update.attempts import name_of
 from bootcd.update.facts import Action, Mode
 from bootcd.update.inhibit import What
+from bootcd.update.surroundings import OnSessions
 from tests.simulate.openings import Openings
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ class Oracle:
         self._last: datetime | None = None
         self._failures = 0
         self._tried: tuple[str, datetime, int] = ("", world.now, 0)
+        self._told: tuple[datetime, float] | None = None
+        "The time people were told, and when that was, on the clock nobody sets."
+        self._told_well = False
+        "The clock has told the same time since, and no window left people less of it."
 
     def breach(self, what: str, detail: str) -> None:
         world = self._world
@@ -48,9 +53,16 @@ class Oracle:
 
     def disturbed(self) -> None:
         self._disturbed = True
+        self._told_well = False
 
     def planned(self) -> None:
         self._disturbed = False
+
+    def told(self, until: datetime | None) -> None:
+        """Hear what people are told of a reboot; None if it does not come."""
+        self._told = (until, self._world.elapsed) if until else None
+        self._told_well = not self._disturbed and not self._world.rules.windows
+        self._figures.told += until is not None
 
     # What it must not leave undone
 
@@ -87,6 +99,10 @@ class Oracle:
         if world.rules.mode is not Mode.APPLY or not world.up or world.busy:
             return False
         if world.staged is None or world.locked or world.health.failure_of(world.staged.digest):
+            return False
+        if self._low_battery() or world.surroundings.shutdown_blocks:
+            return False
+        if world.surroundings.people and world.rules.conditions.sessions is not OnSessions.IGNORE:
             return False
         name, last, count = self._tried
         tried = name == name_of(world.staged.entry())
@@ -135,6 +151,10 @@ class Oracle:
                     self.breach("a reboot that is inhibited", "")
                 if not self._openings.contains(now):
                     self.breach("a reboot outside all windows", "")
+                if self._low_battery() or world.surroundings.shutdown_blocks:
+                    self.breach("a reboot at a bad moment", str(world.surroundings))
+                if world.surroundings.people:
+                    self._surprises()
                 if world.rules.windows:
                     self._figures.openings += not self._open_for
                     self._figures.openings_used += 1
@@ -151,6 +171,9 @@ class Oracle:
             self.breach("staging that is held up", "")
         if world.health.failure_of(update.digest):
             self.breach("staging of what booted badly", update.version)
+        metered = world.surroundings.metered and rules.conditions.metered
+        if metered or self._low_battery():
+            self.breach("staging at a bad moment", str(world.surroundings))
         ours = max(version.number for version in (world.booted, world.staged) if version)
         if int(update.version.removeprefix("1.")) < ours:
             self.breach("staging of what is older", f"{update.version} after 1.{ours}")
@@ -162,6 +185,23 @@ class Oracle:
         turn = seen + rules.rollout.minimum_age + share * (rules.rollout.period or _NOTHING)  # type: ignore[operator]
         if now < turn:
             self.breach("staging before the turn of the machine", f"which is at {turn:%F %T}")
+
+    def _surprises(self) -> None:
+        """Judge a reboot of people who are logged in."""
+        world, conditions = self._world, self._world.rules.conditions
+        if conditions.sessions is OnSessions.IGNORE:
+            return
+        if conditions.sessions is OnSessions.WAIT:
+            self.breach("a reboot of people who are waited for", "")
+        elif self._told is None or self._told[0] > world.now:
+            self.breach("a reboot nobody was told of", f"but of {self._told}")
+        elif self._told_well and world.elapsed - self._told[1] < conditions.courtesy.total_seconds() - 1:
+            self.breach("a reboot before people could finish", f"told of {self._told}")
+
+    def _low_battery(self) -> bool:
+        known = self._world.surroundings
+        least = self._world.rules.conditions.least_battery_percent
+        return bool(known.on_battery) and known.battery_percent is not None and known.battery_percent < least
 
     def ended(self, record: JobRecord, digest: str) -> None:
         now, state = self._world.now, record.state

@@ -10,7 +10,7 @@ import hashlib
 import heapq
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from random import Random
 from uuid import UUID
@@ -39,6 +39,7 @@ from bootcd.model.job import ImageUpdate, JobKind, JobRecord, JobRequest, JobSta
 from bootcd.policy.rollout import Rollout
 from bootcd.policy.window import Window, parse_window
 from bootcd.update.attempts import name_of
+from bootcd.update.courtesy import Told
 from bootcd.update.facts import Action, Facts, Mode, Rules
 from bootcd.update.inhibit import How, Inhibitor, What
 from bootcd.update.machine import (
@@ -55,6 +56,7 @@ from bootcd.update.machine import (
     observe,
 )
 from bootcd.update.planner import plan
+from bootcd.update.surroundings import Conditions, OnSessions, ShutdownBlock, Surroundings
 from tests.simulate.figures import Figures
 from tests.simulate.oracle import Oracle
 
@@ -133,6 +135,8 @@ class World:
         self._situation = Situation()
         self.health = HealthRecord()
         self.inhibitors: tuple[Inhibitor, ...] = ()
+        self.surroundings = Surroundings(people=())
+        self._told = Told()
         self.job: Job | None = None
         self.up = True
         self._jobs = 0
@@ -144,6 +148,7 @@ class World:
             (4 * DAY, self._replay),
             (4 * DAY, self._lose_registry),
             (1 * DAY, self._inhibit),
+            (4 * HOUR, self._surround),
             (2 * DAY, self._set_clock),
             (1 * DAY, self._suspend),
             (3 * DAY, self._restart),
@@ -210,6 +215,7 @@ class World:
         self._memory = Memory.model_validate_json(self._memory.to_json())
         self._situation = Situation(image=self._memory.image, available=self._memory.available)
         self.started, self._chance = self.now, self.random.random()
+        self._told = Told()
         if self.job:
             self._situation = advance(self._situation, JobStarted(self.job.record.request.kind))
         self._see()
@@ -240,9 +246,14 @@ class World:
                 inhibitors=self.inhibitors,
                 identity=self._identity,
                 first_seen=self._memory.seen,
+                surroundings=self.surroundings,
+                courtesy_until=self._told.at(self.now),
             )
             made = plan(self._situation, facts, self.rules)
             self.figures.plans += 1
+            before, self._told = self._told, self._told.after(made.notice, self.now)
+            if self._told != before:
+                self.oracle.told(self._told.until)
             self.oracle.planned()
             if not made.is_due(self.now):
                 self._timer = None
@@ -365,6 +376,7 @@ class World:
             self.booted, self.rollback = self.rollback, self.booted
         self.staged, self.locked, self.rollback_queued = None, False, False
         self.up, self.inhibitors = True, ()
+        self.surroundings = replace(self.surroundings, people=(), shutdown_blocks=())
         self._boots += 1
         if new and self.rollback and self.random.random() < 0.15:
             self.booted, self.rollback = self.rollback, new
@@ -423,6 +435,23 @@ class World:
             return True
 
         self._after(secs, released)
+        return True
+
+    def _surround(self) -> bool:
+        """Something changes around the host, or somebody comes or goes."""
+        known = self.surroundings
+        match self.random.randrange(5):
+            case 0 | 1:
+                known = replace(known, people=() if known.people else ("ann",))
+            case 2:
+                known = replace(known, metered=self.random.choice((None, False, True)))
+            case 3:
+                on_battery, percent = self.random.random() < 0.5, self.random.randrange(101)
+                known = replace(known, on_battery=on_battery, battery_percent=percent)
+            case _:
+                blocks = () if known.shutdown_blocks else (ShutdownBlock("backup", "copying"),)
+                known = replace(known, shutdown_blocks=blocks)
+        self.surroundings = known
         return True
 
     def _set_clock(self) -> bool:
@@ -505,6 +534,11 @@ def _rules(random: Random) -> Rules:
         windows=tuple(windows),
         zone=zone,
         rollout=rollout,
+        conditions=Conditions(
+            metered=random.random() < 0.7,
+            sessions=random.choices((OnSessions.WARN, OnSessions.WAIT, OnSessions.IGNORE), (4, 1, 1))[0],
+            courtesy=timedelta(minutes=random.choice((1, 10, 60))),
+        ),
     )
 
 
