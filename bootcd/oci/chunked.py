@@ -328,18 +328,6 @@ class Table:
         self._chunked = None
 
 
-_STRINGS = {"linkName": "linkname", "modtime": "modtime"}
-_NUMBERS = {
-    "mode": "mode",
-    "size": "size",
-    "uid": "uid",
-    "gid": "gid",
-    "offset": "offset",
-    "endOffset": "end_offset",
-    "chunkSize": "chunk_size",
-    "chunkOffset": "chunk_offset",
-}
-_DIGESTS = {"digest": "digest", "chunkDigest": "chunk_digest"}
 _MAX_NUMBER = (1 << 63) - 1
 
 
@@ -353,28 +341,54 @@ def _entry(document: Any) -> TableEntry:
     if ".." in name and ".." in name.split("/"):
         raise _error("has a name that leads out of the layer", name)
     entry = TableEntry(kind, name)
-    for key, attribute in _NUMBERS.items():
-        if key in document:
-            setattr(entry, attribute, _number(document[key], name))
-    for key, attribute in _DIGESTS.items():
-        if document.get(key):
-            setattr(entry, attribute, _digest(document[key]))
-    for key, attribute in _STRINGS.items():
-        if value := document.get(key):
-            _check_text(value)
-            setattr(entry, attribute, value)
+    major = minor = 0
+    for key, value in document.items():
+        match key:
+            case "mode":
+                entry.mode = _number(value, name)
+            case "size":
+                entry.size = _number(value, name)
+            case "uid":
+                entry.uid = _number(value, name)
+            case "gid":
+                entry.gid = _number(value, name)
+            case "modtime":
+                entry.modtime = _text(value)
+            case "digest":
+                entry.digest = _digest(value) if value else ""
+            case "offset":
+                entry.offset = _number(value, name)
+            case "endOffset":
+                entry.end_offset = _number(value, name)
+            case "linkName":
+                entry.linkname = _text(value)
+            case "chunkSize":
+                entry.chunk_size = _number(value, name)
+            case "chunkOffset":
+                entry.chunk_offset = _number(value, name)
+            case "chunkDigest":
+                entry.chunk_digest = _digest(value) if value else ""
+            case "chunkType":
+                if value not in ("", ZEROS):
+                    raise _error("has a chunk of an unknown type", name)
+                entry.chunk_type = value
+            case "devMajor":
+                major = _number(value, name)
+            case "devMinor":
+                minor = _number(value, name)
+            case "xattrs":
+                entry.xattrs = _xattrs(value, name) if value else {}
+            case _:  # name and type, and what later versions add
+                pass
+    entry.device = major, minor
     if entry.end_offset > MAX_LAYER_BYTES or entry.offset > MAX_LAYER_BYTES:
         raise _error("places content outside of the layer", name)
-    if chunk_type := document.get("chunkType"):
-        if chunk_type != ZEROS:
-            raise _error("has a chunk of an unknown type", name)
-        entry.chunk_type = ZEROS
-    if "devMajor" in document or "devMinor" in document:
-        numbers = document.get("devMajor", 0), document.get("devMinor", 0)
-        entry.device = _number(numbers[0], name), _number(numbers[1], name)
-    if xattrs := document.get("xattrs"):
-        entry.xattrs = _xattrs(xattrs, name)
     return entry
+
+
+def _text(value: Any) -> str:
+    _check_text(value)
+    return str(value)
 
 
 def _number(value: Any, name: str) -> int:

@@ -181,6 +181,13 @@ class TarReader:
         self._payload = self._padding = 0
         return skip - here
 
+    def leave_payload(self) -> None:
+        """Have the payload of the current entry count as read, as the source leaves it out.
+
+        Only if nothing of it was taken from the source, that is if nothing is `buffered`.
+        """
+        self._payload = 0
+
     def drain(self) -> None:
         """Read the source to its end, so that a digest taken over it is complete; ends the iteration."""
         self._start = self._end = self._payload = self._padding = 0

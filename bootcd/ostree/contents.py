@@ -17,7 +17,7 @@ import sqlite3
 import stat
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,16 +52,18 @@ class ContentIndex:
         self._read_bytes = 0
         self._stopped = False
 
-    def find(self, content: bytes, size: int) -> bytes | None:
-        """Return the checksum of an object of this content and size; the content is to be verified."""
+    def find(self, wanted: Sequence[tuple[bytes, int]]) -> dict[bytes, bytes]:
+        """Return checksums of objects by their contents, which are to be verified.
+
+        Args:
+            wanted: digests of contents and their sizes.
+        """
         with self._mutex:
-            if self._stopped:
-                raise Cancelled("the job was cancelled")
             try:
-                return self._find(content, size)
+                return self._find(wanted)
             except sqlite3.Error as error:
                 self._begin_anew(error)
-                return None
+                return {}
 
     def path_of(self, checksum: bytes) -> str:
         """Return where an object lies."""
@@ -90,18 +92,15 @@ class ContentIndex:
                     self._database.close()
                 self._database = None
 
-    def _find(self, content: bytes, size: int) -> bytes | None:
+    def _find(self, wanted: Sequence[tuple[bytes, int]]) -> dict[bytes, bytes]:
         database = self._opened()
-        for checksum in self._unread.pop(size, ()):
-            self._insert(database, checksum, self._digest(checksum))
-        for (checksum,) in database.execute("SELECT checksum FROM objects WHERE content = ?", (content,)):
-            try:
-                status = os.lstat(self.path_of(checksum))
-            except OSError:
-                continue
-            if stat.S_ISREG(status.st_mode) and status.st_size == size:
-                return bytes(checksum)
-        return None
+        for _, size in wanted:
+            for checksum in self._unread.pop(size, ()):
+                self._insert(database, checksum, self._digest(checksum))
+        database.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((content,) for content, _ in wanted))
+        found = dict(database.execute("SELECT content, checksum FROM wanted JOIN objects USING (content)"))
+        database.execute("DELETE FROM wanted")
+        return found
 
     def _insert(self, database: sqlite3.Connection, checksum: bytes, content: bytes) -> None:
         database.execute("INSERT OR REPLACE INTO objects VALUES (?, ?)", (checksum, content))
@@ -200,6 +199,8 @@ def _prepared(database: sqlite3.Connection) -> sqlite3.Connection:
             raise sqlite3.DatabaseError(f"it is of version {version}")
         # What a power cut damages is made anew; one flush for each commit is more than it is worth.
         database.execute("PRAGMA synchronous = OFF")
+        database.execute("PRAGMA temp_store = MEMORY")
+        database.execute("CREATE TEMP TABLE wanted (content BLOB PRIMARY KEY) WITHOUT ROWID")
         database.execute("SELECT checksum, content FROM objects LIMIT 1")
     except sqlite3.Error:
         database.close()

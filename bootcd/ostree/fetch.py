@@ -15,7 +15,7 @@ import stat
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, closing, suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,10 +35,11 @@ from bootcd.ostree.chunk import InnerCommit, ObjectSet, import_objects, read_com
 from bootcd.ostree.contents import ContentIndex
 from bootcd.ostree.derived import is_labelled_by, write_layer_commit
 from bootcd.ostree.image import Image, Role, cached_commit, layer_roles
-from bootcd.ostree.layer import ImportedLayer, import_layer, read_archive, unpack
+from bootcd.ostree.layer import ImportedLayer, import_layer, unpack
 from bootcd.ostree.libostree import host_errors
 from bootcd.ostree.partial import PartialFetch, PartialLayer
 from bootcd.ostree.prepare_root import CONFIG_PATHS, MAX_CONFIG_BYTES, root_is_of_image
+from bootcd.ostree.rebuild import Rebuilt
 from bootcd.ostree.repository import Repository, Transaction
 from bootcd.ostree.sepolicy import Policy, read_policy, read_policy_of
 from bootcd.ostree.signature import verify_commit
@@ -247,6 +248,7 @@ class Fetch:
                     policy=self._policy,
                     # The next version of a layer with a table is likely to have one.
                     note_contents=plan is None and POSITION in layer.annotations,
+                    reuse=source.reuse if isinstance(source, Rebuilt) else None,
                     what=what,
                 )
             return import_objects(source, store, commit=role is Role.COMMIT, what=what)
@@ -325,8 +327,7 @@ class Fetch:
                 diff_id=diff_id,
                 what=what,
             )
-        with closing(plan.open(pipe)) as plain:
-            return read_archive(pipe, plain, read, compressed_bytes=layer.size, diff_id=diff_id, what=what)
+        return plan.read(pipe, read, diff_id=diff_id, what=what)
 
     def _written(self, layer: ImportedLayer | ObjectSet, store: ObjectStore) -> _Written:
         if isinstance(layer, ObjectSet):

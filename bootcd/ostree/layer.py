@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TypeVar, cast
 
@@ -49,6 +49,11 @@ _UNTAKEN_XATTRS = ("security.selinux", "trusted.overlay.")
 "Labels are the host policy's to give; overlay's marks belong to the machine that built the layer."
 
 
+Reuse = Callable[[int, int, int, Sequence[Xattr], int], bytes | None]
+"""Returns the object of the file whose payload comes next, if there is one of this owner and group, mode,
+extended attributes and size; the source then leaves the payload out."""
+
+
 @dataclass(slots=True)
 class ImportedLayer:
     """A layer in the repository's terms; `dropped` counts entries left out by top-level name."""
@@ -68,6 +73,7 @@ def import_layer(
     allow_nonusr: bool,
     policy: Policy | None = None,
     note_contents: bool = False,
+    reuse: Reuse | None = None,
     what: str,
 ) -> ImportedLayer:
     """Read the archive of a layer and write its content to the store. Blocks.
@@ -75,11 +81,12 @@ def import_layer(
     Args:
         policy: gives the files their labels.
         note_contents: whether to take a digest of each file's content alone.
+        reuse: of a source that knows which content is an object of the repository already.
         what: names the layer in errors.
     Raises:
         InvalidLayer: not an acceptable archive.
     """
-    return _Importer(store, allow_nonusr, policy, note_contents, what).run(source)
+    return _Importer(store, allow_nonusr, policy, note_contents, reuse, what).run(source)
 
 
 def unpack(
@@ -103,33 +110,9 @@ def unpack(
         InvalidLayer: not an acceptable archive, or one that unpacks beyond all proportion.
         DigestMismatch: the archive is not the one the image config names.
     """
-    return read_archive(
-        source,
-        _decompress(source, compression),
-        read,
-        compressed_bytes=compressed_bytes,
-        diff_id=diff_id,
-        what=what,
-    )
-
-
-def read_archive(
-    source: BytePipe,
-    plain: ByteSource,
-    read: Callable[[ByteSource], T],
-    *,
-    compressed_bytes: int,
-    diff_id: str,
-    what: str,
-) -> T:
-    """Do what `unpack` does with an archive that is not compressed, or is no longer.
-
-    Args:
-        source: where the bytes of `plain` come from in the end; aborted when nobody wants them any more.
-    """
     digest = hashlib.new(diff_id.partition(":")[0])
-    limit = max(BOMB_FLOOR_BYTES, BOMB_RATIO * compressed_bytes)
-    ahead = ReadAhead(_Bounded(plain, limit, what), on_block=digest.update)
+    plain = _Bounded(_decompress(source, compression), most_plain_bytes(compressed_bytes), what)
+    ahead = ReadAhead(plain, on_block=digest.update)
     try:
         result = read(ahead)
     except BaseException as error:
@@ -138,20 +121,35 @@ def read_archive(
         raise
     finally:
         ahead.close()
-    actual = f"{digest.name}:{digest.hexdigest()}"
+    require_diff_id(f"{digest.name}:{digest.hexdigest()}", diff_id, what)
+    return result
+
+
+def most_plain_bytes(compressed_bytes: int) -> int:
+    """Return what a layer may unpack to."""
+    return max(BOMB_FLOOR_BYTES, BOMB_RATIO * compressed_bytes)
+
+
+def require_diff_id(actual: str, diff_id: str, what: str) -> None:
     if actual != diff_id:
         raise DigestMismatch(
             f"{what} unpacks to {actual}, the image config says {diff_id}", expected=diff_id, actual=actual
         )
-    return result
 
 
 class _Importer:
     """Turns archive entries into objects and a tree."""
 
     def __init__(
-        self, store: ObjectStore, allow_nonusr: bool, policy: Policy | None, note_contents: bool, what: str
+        self,
+        store: ObjectStore,
+        allow_nonusr: bool,
+        policy: Policy | None,
+        note_contents: bool,
+        reuse: Reuse | None,
+        what: str,
     ) -> None:
+        self._reuse = reuse
         self._contents: list[tuple[bytes, bytes]] | None = [] if note_contents else None
         self._store = store
         self._allow_nonusr = allow_nonusr
@@ -192,6 +190,11 @@ class _Importer:
 
     def _write_file(self, path: str, entry: TarEntry, reader: TarReader) -> bytes:
         xattrs = self._xattrs(path, stat.S_IFREG, entry)
+        if self._reuse is not None and entry.size and not reader.buffered:
+            found = self._reuse(entry.uid, entry.gid, entry.mode, xattrs, entry.size)
+            if found is not None:
+                reader.leave_payload()
+                return found
         chunks = reader.read_chunks()
         if self._contents is None or not entry.size:
             return self._store.write_file(entry.uid, entry.gid, entry.mode, xattrs, entry.size, chunks)

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial as bound
-from typing import IO, Literal, cast
+from typing import IO, Literal, TypeVar, cast
 
 import zstandard
 
@@ -26,8 +26,11 @@ from bootcd.oci.manifest import Descriptor
 from bootcd.oci.ranges import Span, coalesce, cost, pieces
 from bootcd.oci.tarsplit import read_tar_split
 from bootcd.ostree.contents import ContentIndex
-from bootcd.ostree.rebuild import MAX_WINDOW_BYTES, Content, Fetched, Rebuilt, needed_spans
+from bootcd.ostree.layer import most_plain_bytes, require_diff_id
+from bootcd.ostree.rebuild import MAX_WINDOW_BYTES, Content, Digester, Fetched, Rebuilt, needed_spans
 from bootcd.ostree.stream import BytePipe
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +65,23 @@ class PartialLayer:
     tar_split_bytes: int
     path_of: Callable[[bytes], str]
 
-    def open(self, pipe: BytePipe) -> Rebuilt:
-        """Return the archive; the parts come through the pipe, in order."""
+    def read(self, pipe: BytePipe, read: Callable[[Rebuilt], T], *, diff_id: str, what: str) -> T:
+        """Have the archive read, as `layer.unpack` does; its parts come through the pipe. Blocks."""
         blocks = decompressed(self.tar_split, self.tar_split_bytes)
-        return Rebuilt(read_tar_split(blocks), self.contents, self.path_of, Fetched(pipe, self.spans))
+        digester = Digester(diff_id.partition(":")[0])
+        fetched = Fetched(pipe, self.spans)
+        archive = Rebuilt(read_tar_split(blocks), self.contents, self.path_of, fetched, digester)
+        try:
+            result = read(archive)
+            require_diff_id(digester.hexdigest(), diff_id, what)
+        except BaseException as error:
+            # The network side would wait for room that nobody makes.
+            pipe.abort(error)
+            raise
+        finally:
+            archive.close()
+            digester.close()
+        return result
 
 
 class PartialFetch:
@@ -164,7 +180,7 @@ class PartialFetch:
             return None
         table, tar_split = tables
         thread = asyncio.get_running_loop().run_in_executor(
-            None, bound(_read_contents, self._index, layout, table, tar_split)
+            None, bound(_read_contents, self._index, layout, layer.size, table, tar_split)
         )
         try:
             contents = await asyncio.shield(thread)
@@ -199,10 +215,13 @@ def _table_spans(layout: Layout) -> list[Span]:
     return spans
 
 
-def _read_contents(index: ContentIndex, layout: Layout, data: bytes, tar_split: bytes) -> dict[str, Content]:
+def _read_contents(
+    index: ContentIndex, layout: Layout, layer_bytes: int, data: bytes, tar_split: bytes
+) -> dict[str, Content]:
     """Return the contents of the layer's files by name, those that are here without a span. Blocks."""
     table = Table(decompressed(data, layout.table.plain_size), data_end=layout.data_end)
     contents: dict[str, Content] = {}
+    left = most_plain_bytes(layer_bytes)
     for entry in table:
         if entry.type != FILE or not entry.size:
             continue
@@ -210,11 +229,16 @@ def _read_contents(index: ContentIndex, layout: Layout, data: bytes, tar_split: 
             raise InvalidLayer(f"its table of contents has {entry.name[-80:]!r} twice")
         if len(contents) >= MAX_FILES:
             raise InvalidLayer(f"it has more than {MAX_FILES} files")
-        digest = bytes.fromhex(entry.digest.removeprefix("sha256:"))
-        checksum = index.find(digest, entry.size)
-        span = None if checksum else Span(entry.offset, entry.end_offset)
-        contents[entry.name] = Content(entry.size, checksum or digest, span)
+        left -= entry.size
+        if left < 0:
+            raise InvalidLayer("it unpacks beyond all proportion")
+        digest = bytes.fromhex(entry.digest[-64:])
+        contents[entry.name] = Content(entry.size, digest, Span(entry.offset, entry.end_offset))
     _require_digest(tar_split, table.tar_split_digest, "tar-split")
+    here = index.find([(content.digest, content.size) for content in contents.values()])
+    for name, content in contents.items():
+        if checksum := here.get(content.digest):
+            contents[name] = Content(content.size, checksum, None)
     return contents
 
 

@@ -85,7 +85,11 @@ async def test_worker_killed_at_many_moments_leaves_a_sound_host(tmp_path: Path)
         await process.wait()
         whole = time.monotonic() - began
         assert outcome_of(job) == Outcome.model_validate(
-            {"state": "done", "changed": True, "update": described(job), "bytes_fetched": fetched_bytes(new)}
+            {
+                **{"state": "done", "changed": True, "update": described(job)},
+                "bytes_fetched": fetched_bytes(new),
+                "bytes_reused": sum(len(layer.blob) for layer in new.layers[:2]),
+            }
         )
 
         killed = 0

@@ -291,7 +291,8 @@ def test_tar_split_is_read_as_it_was_written() -> None:
         b'{"type":1,"name":1,"size":1}',
         b'{"type":1,"name":"a","size":-1}',
         b'{"type":1,"name":"a","size":true}',
-        b'{"type":1,"type":2}',
+        b'{"type":2,"payload":"\\ud800"}',
+        b"[" * 100_000,
     ],
 )
 def test_malformed_tar_split_is_refused(line: bytes) -> None:
