@@ -51,6 +51,8 @@ from tests.support.jobs import SOMEBODY, SetClock
 from tests.support.service import IMAGE, deployment, host_of
 
 DIGITS = "abcd"
+SELDOM = st.sampled_from([False] * 9 + [True])
+KINDS = st.sampled_from([*JobKind, *[JobKind.CHECK, JobKind.UPGRADE, JobKind.APPLY] * 5])
 ENDED = ("done", "failed", "cancelled", "interrupted")
 NOTHING = "/"
 
@@ -270,8 +272,10 @@ class Life(RuleBasedStateMachine):
         self.service.subscribe(self.publisher.observe)
         await self.service.host_ready()
 
-    @rule()
-    def service_restarts(self) -> None:
+    @rule(really=SELDOM)
+    def service_restarts(self, really: bool) -> None:
+        if not really:
+            return
         self.loop.run_until_complete(self.service.stop())
         self.loop.run_until_complete(self._start())
 
@@ -285,15 +289,16 @@ class Life(RuleBasedStateMachine):
         entry = deployment(staged, download_only=locked) if staged and staged != booted else None
         self._look(host_of(deployment(booted), entry, rollback_queued=queued and entry is None))
 
-    @rule()
-    def host_turns_out_to_be_no_image_host(self) -> None:
-        self._look(Host())
+    @rule(really=SELDOM)
+    def host_turns_out_to_be_no_image_host(self, really: bool) -> None:
+        if really:
+            self._look(Host())
 
     def _look(self, host: Host) -> None:
         self.host = host
         self.loop.run_until_complete(self.service.reload())
 
-    @rule(kind=st.sampled_from(JobKind), apply=st.booleans(), stale=st.booleans(), refused=st.booleans())
+    @rule(kind=KINDS, apply=st.booleans(), stale=SELDOM, refused=SELDOM)
     def somebody_asks_for_a_job(self, kind: JobKind, apply: bool, stale: bool, refused: bool) -> None:
         generation = self.service.snapshot.generation + stale
         options = JobOptions(
@@ -316,16 +321,17 @@ class Life(RuleBasedStateMachine):
         self.manager.change(progress=progress)
 
     @precondition(lambda self: self.manager.busy)
-    @rule()
-    def job_is_cancelled(self) -> None:
-        self.manager.change(state=JobState.CANCELLING)
+    @rule(really=SELDOM)
+    def job_is_cancelled(self, really: bool) -> None:
+        if really:
+            self.manager.change(state=JobState.CANCELLING)
 
     @precondition(lambda self: self.manager.busy)
     @rule(
-        state=st.sampled_from([JobState.DONE, JobState.DONE, *filter(lambda state: state.ended, JobState)]),
+        state=st.sampled_from([*[JobState.DONE] * 6, *filter(lambda state: state.ended, JobState)]),
         digit=st.sampled_from(DIGITS),
         found=st.booleans(),
-        reboots=st.booleans(),
+        reboots=SELDOM,
     )
     def job_ends(self, state: JobState, digit: str, found: bool, reboots: bool) -> None:
         assert self.manager.current is not None
@@ -387,7 +393,7 @@ class Life(RuleBasedStateMachine):
 LifeTest = Life.TestCase
 LifeTest.settings = settings(
     max_examples=25,
-    stateful_step_count=25,
+    stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
