@@ -111,7 +111,10 @@ class World:
     ) -> tuple[list[Any], list[int]]:
         """Serve a call; what is not told here is answered with what says nothing."""
         if name == MANAGER and member in KINDS:
-            *texts, _ = arguments
+            *texts, options = arguments
+            age = options.get("max-age", Variant("t", 0)).value
+            if "." not in self._checked[1] and _now() - self._checked[0] <= age:
+                return ["/"], []
             return [self._ask(KINDS[member], texts[0] if texts else "", interactive)], []
         if name == JOB and member == "OpenProgress":
             return [0], [self._open_progress(path)]
@@ -481,6 +484,7 @@ def _deployment(version: str, digit: str) -> dict[str, Any]:
         "Timestamp": 1_767_225_600_000_000,
         "Stateroot": "default",
         "Pinned": False,
+        "Health": "good",
         "KernelArguments": ["root=LABEL=root", "rw", "quiet"],
     }
 

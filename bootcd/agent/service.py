@@ -12,7 +12,7 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -219,6 +219,12 @@ class Service:
     async def history(self, limit: int) -> list[JobRecord]:
         return await self._manager.history(limit)
 
+    def checked_within(self, age: timedelta) -> bool:
+        """Tell whether the registry answered no longer ago than this."""
+        last, snapshot = self._snapshot.last_check, self._snapshot
+        answered = snapshot.last_check_result in ("available", "up-to-date")
+        return answered and last is not None and timedelta(0) <= self._clock.now() - last <= age
+
     def notes(self) -> str:
         """Return the release notes of the update that is available or staged, empty if there are none."""
         status, available = self._snapshot.host.status, self._snapshot.available
@@ -378,7 +384,7 @@ class Service:
         for failure in record.failures:
             if failure.state is FailureState.ROLLED_BACK:
                 await self._manager.remember(history_entry(failure))
-        self._refresh(failed=tuple(failure.digest for failure in record.failures))
+        self._refresh(good=record.good, failed=tuple(failure.digest for failure in record.failures))
 
     async def _settle(self, _: JobRecord) -> None:
         await self._watcher.look()

@@ -53,6 +53,8 @@ class Snapshot:
     last_check: datetime | None = None
     last_check_result: str = ""
     available: ImageUpdate | None = None
+    good: tuple[str, ...] = ()
+    "Digests of versions that booted well here."
     failed: tuple[str, ...] = ()
     "Digests of versions that booted badly here, and are not taken again unasked."
     mode: str = "off"

@@ -48,6 +48,7 @@ class DeploymentView:
     entry: BootEntry
     role: str
     details: DeploymentDetails
+    health: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,13 @@ def deployments(snapshot: Snapshot) -> Iterator[DeploymentView]:
     roles = (("staged", state.staged), ("booted", state.booted), ("rollback", state.rollback))
     for role, entry in (*roles, *(("other", entry) for entry in state.other_deployments)):
         if entry is not None and entry.ostree is not None:
-            yield DeploymentView(entry, role, snapshot.details.get(entry.id, DeploymentDetails()))
+            details = snapshot.details.get(entry.id, DeploymentDetails())
+            yield DeploymentView(entry, role, details, _health(snapshot, entry))
+
+
+def _health(snapshot: Snapshot, entry: BootEntry) -> str:
+    digest = entry.image.image_digest if entry.image else ""
+    return "bad" if digest in snapshot.failed else "good" if digest in snapshot.good else "unknown"
 
 
 def reboot_told(record: JobRecord) -> tuple[int, str, dict[str, Variant]]:
@@ -180,7 +187,7 @@ MANAGER = Interface.of(
         "Check",
         (_OPTIONS,),
         (_JOB,),
-        options={"ignore-inhibitors": "b", **_UUID},
+        options={"max-age": "t", "ignore-inhibitors": "b", **_UUID},
         right=RIGHTS[JobKind.CHECK],
     ),
     Method(
@@ -318,6 +325,7 @@ DEPLOYMENT = Interface.of(
     Property("Incompatible", "b", lambda view: view.entry.incompatible),
     Property("DownloadOnly", "b", lambda view: view.entry.download_only),
     Property("SoftRebootCapable", "b", lambda view: view.entry.soft_reboot_capable),
+    Property("Health", "s", lambda view: view.health),
     Property("KernelArguments", "as", lambda view: list(view.details.kernel_arguments)),
     Property("Signature", "a{sv}", lambda view: signature_entries(view.details.trust), const=True),
 )

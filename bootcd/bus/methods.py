@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -47,6 +49,7 @@ class Methods:
     def handlers(self) -> Handlers:
         manager: dict[str, Handler] = {
             **{name: partial(self._start, kind) for name, kind in _JOBS.items()},
+            "Check": self._check,
             "GetStatus": self._get_status,
             "GetHistory": self._get_history,
             "GetNotes": self._get_notes,
@@ -142,6 +145,14 @@ class Methods:
     async def _open_log(self, call: Call) -> list[Any]:
         uuid = self._publisher.uuid_at(call.path)
         return [await _memory("job-log", await self._service.log(uuid))]
+
+    async def _check(self, call: Call) -> list[Any]:
+        options = dict(call.options)
+        # More than this is for ever.
+        age = timedelta(microseconds=min(options.pop("max-age", 0), 1 << 56))
+        if age and self._service.checked_within(age):
+            return ["/"]
+        return await self._start(JobKind.CHECK, replace(call, options=options))
 
     async def _start(self, kind: JobKind, call: Call) -> list[Any]:
         """Answer with the path of a job, which exists by the time the caller learns it."""

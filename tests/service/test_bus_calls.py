@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from tests.support.bus_front import peer as peer
 from tests.support.bus_front import service as service
 from tests.support.bus_peers import Peer
 from tests.support.scripted_agent import (
+    START,
     ScriptedService,
 )
 
@@ -155,6 +157,21 @@ async def test_deeply_nested_argument_does_not_cost_the_connection(peer: Peer, f
         answer = await peer.call(ROOT_PATH, MANAGER_NAME, "GetStatus", "a{sv}", [{"x-deep": value}])
         assert answer.error == ""
     assert front._connection is owner
+
+
+async def test_check_that_is_recent_enough_is_not_made_again(peer: Peer, service: ScriptedService) -> None:
+    async def check(**options: Variant) -> object:
+        named = {name.replace("_", "-"): value for name, value in options.items()}
+        return (await peer.call(ROOT_PATH, MANAGER_NAME, "Check", "a{sv}", [named])).value()
+
+    hour = 3600 * 1_000_000
+    service.update(last_check=START - timedelta(minutes=30))
+    assert await check(max_age=Variant("t", hour)) == "/"
+    assert await check(max_age=Variant("t", 2**64 - 1)) == "/"
+    assert service.calls == []
+    assert await check(max_age=Variant("t", hour // 3)) != "/"
+    assert await check() != "/"
+    assert service.calls == [("check", {}), ("check", {})]
 
 
 async def test_status_of_a_generation_comes_with_it_or_after_a_while_as_it_is(

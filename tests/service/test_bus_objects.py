@@ -106,6 +106,7 @@ async def test_get_all_of_deployment_shows_it(peer: Peer) -> None:
         "Incompatible": False,
         "DownloadOnly": False,
         "SoftRebootCapable": False,
+        "Health": "unknown",
         "KernelArguments": ["quiet", "root=LABEL=root"],
         "Signature": {
             "scope": "docker registry.test",
@@ -118,6 +119,12 @@ async def test_get_all_of_deployment_shows_it(peer: Peer) -> None:
         },
     }
     assert (await get_all(peer, BOOTED_PATH, DEPLOYMENT_NAME))["Signature"] == {}
+
+
+async def test_deployment_tells_whether_its_version_booted_well(peer: Peer, service: ScriptedService) -> None:
+    service.update(good=("sha256:" + BOOTED,), failed=("sha256:" + ROLLBACK,))
+    for path, health in ((BOOTED_PATH, "good"), (ROLLBACK_PATH, "bad")):
+        assert (await get_all(peer, path, DEPLOYMENT_NAME))["Health"] == health
 
 
 async def test_get_managed_objects_lists_every_object_below_the_root(

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -107,6 +107,10 @@ class ScriptedService:
     async def log(self, uuid: str) -> bytes:
         self._note("log", uuid)
         return b"what it printed\n"
+
+    def checked_within(self, age: timedelta) -> bool:
+        last = self.snapshot.last_check
+        return last is not None and START - last <= age
 
     def notes(self) -> str:
         self._note("notes")

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +223,9 @@ class ScriptedService:
         await self.answers_history.wait()
         ended = [record for record in reversed(self.records.values()) if record.state.ended]
         return (ended + self.forgotten)[:limit]
+
+    def checked_within(self, age: timedelta) -> bool:
+        return False
 
     def notes(self) -> str:
         return self.release_notes

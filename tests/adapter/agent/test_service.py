@@ -21,6 +21,7 @@ from bootcd.model.errors import (
     InvalidConfig,
     InvalidImage,
     NotBootcSystem,
+    RegistryUnavailable,
     StaleGeneration,
     Unsupported,
     WrongState,
@@ -499,3 +500,21 @@ async def test_clock_says_since_when_a_state_holds(tmp_path: Path, script: Worke
         show_host(script, STAGED)
         snapshot = await bench.shown(state="staged")
         assert snapshot.state_since == since + timedelta(hours=1)
+
+
+async def test_check_is_recent_for_as_long_as_asked_for_and_only_if_the_registry_answered(
+    tmp_path: Path, script: WorkerScript
+) -> None:
+    clock = SetClock()
+    script.steps(["ready"], ["outcome", {"state": "done"}])
+    async with ServiceBench(tmp_path, script, clock=clock) as bench:
+        await bench.service.host_ready()
+        assert not bench.service.checked_within(timedelta(days=1))
+        await bench.service.wait((await bench.service.begin(JobKind.CHECK, SOMEBODY)).request.uuid)
+        clock.move(minutes=30)
+        assert bench.service.checked_within(timedelta(minutes=30))
+        assert not bench.service.checked_within(timedelta(minutes=29))
+        error = RegistryUnavailable("no").info().model_dump()
+        script.steps(["ready"], ["outcome", {"state": "failed", "error": error}])
+        await bench.service.wait((await bench.service.begin(JobKind.CHECK, SOMEBODY)).request.uuid)
+        assert not bench.service.checked_within(timedelta(days=1))

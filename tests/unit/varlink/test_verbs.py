@@ -25,7 +25,8 @@ def test_verb_takes_and_needs_what_it_does_on_the_bus(name: str) -> None:
     required = {argument.name: argument.signature for argument in method.inputs[:-1]}
     assert {option: _TYPES[kind] for option, kind in verb.required.items()} == required
     options = {option.replace("_", "-"): _TYPES[kind] for option, kind in verb.options.items()}
-    assert options == method.options
+    # Whoever calls by Varlink finds in the status when the last check was.
+    assert options == {name: kind for name, kind in (method.options or {}).items() if name != "max-age"}
     assert verb.right == method.right
     assert {*verb.required, *verb.options} <= set(JobOptions.model_fields)
 
