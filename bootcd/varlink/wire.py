@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 MESSAGE_LIMIT = 64 << 10
 "Bytes of a call; the longest there is has some lists of kernel arguments."
 
+_NUL = re.compile(r"(\\\\)|\\u0000")
+"Escaped in JSON; behind a backslash that is escaped itself it is a text that looks like it."
 _METHOD = re.compile(r"[A-Za-z][A-Za-z0-9.-]{0,200}\.[A-Z][A-Za-z0-9]{0,100}")
 
 
@@ -68,7 +70,7 @@ def encode_error(name: str, parameters: Mapping[str, Any]) -> bytes:
 def _encode(document: Mapping[str, Any]) -> bytes:
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     # Registries and images choose some texts; not every reader takes a NUL or half of a surrogate pair.
-    return text.replace("\\u0000", "\ufffd").encode("utf-8", "replace") + b"\0"
+    return _NUL.sub(lambda found: found[1] or "\ufffd", text).encode("utf-8", "replace") + b"\0"
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -57,5 +57,13 @@ def test_reply_is_one_message_whatever_is_in_it(parameters: dict[str, object]) -
     assert b"\\u0000" not in encode_error("io.bootcd.Failed", {"message": "a\0b"})
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("a\0b", "a\ufffdb"), ("a\\u0000", "a\\u0000"), ("\\\0", "\\\ufffd"), ('\\\\u0000"', '\\\\u0000"')],
+)
+def test_text_with_a_nul_is_told_from_one_that_looks_like_it(text: str, shown: str) -> None:
+    assert json.loads(encode_reply({"text": text})[:-1]) == {"parameters": {"text": shown}}
+
+
 def test_text_with_half_of_a_surrogate_pair_does_not_break_the_reply() -> None:
     assert json.loads(encode_reply({"text": "\ud800"})[:-1]) == {"parameters": {"text": "?"}}
