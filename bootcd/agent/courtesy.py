@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 from bootcd.host.clock import Clock
-from bootcd.update.courtesy import Told
+from bootcd.update.courtesy import CALLED_OFF, Told
 
 Tell = Callable[[datetime | None], Awaitable[None]]
 "Tell people when the host reboots, or with None that it does not; raises nothing."
@@ -19,6 +19,7 @@ class Courtesy:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._told = Told()
+        self._off_until: datetime | None = None
         self._tell: Tell | None = None
         self._task: asyncio.Task[None] | None = None
         self._untold = False
@@ -41,6 +42,16 @@ class Courtesy:
         self._untold = True
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._keep_telling())
+
+    @property
+    def off_until(self) -> datetime | None:
+        """Until when a reboot that was called off does not come."""
+        return self._off_until
+
+    def call_off(self) -> None:
+        """Forget what people were told, as one of them has called it off."""
+        self._told = Told()
+        self._off_until = self._clock.now() + CALLED_OFF
 
     async def stop(self) -> None:
         if self._task is not None:

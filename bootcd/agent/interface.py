@@ -32,6 +32,9 @@ class Outside(Protocol):
     async def tell(self, when: datetime | None) -> None:
         """Tell people who are logged in when the host reboots, or that it does not; raises nothing."""
 
+    async def called_off(self) -> bool:
+        """Tell, when it is time for the reboot people were told of, whether one of them has called it off."""
+
 
 class UpdateService(Protocol):
     """The service as a front end needs it; `bootcd.agent.service.Service` is the real one."""

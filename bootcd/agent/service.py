@@ -329,6 +329,7 @@ class Service:
             first_seen=self._memory.seen,
             surroundings=self._snapshot.surroundings,
             courtesy_until=self._courtesy.until,
+            called_off_until=self._courtesy.off_until,
             drivers=self._driving.drivers,
             pause=self._pausing.current(),
         )
@@ -347,8 +348,10 @@ class Service:
         """Start what was planned and return the job once it is accepted.
 
         A refusal counts like a job that failed, so that it is tried again later and not at once; then
-        the result is None. Raises Busy.
+        the result is None, as of a reboot that somebody has called off. Raises Busy.
         """
+        if action is Action.APPLY and await self._called_off():
+            return None
         kind = _KINDS[action]
         try:
             return await self.begin(kind, _AGENT, JobOptions(fleet_lock=action is Action.APPLY))
@@ -358,6 +361,15 @@ class Service:
             log.warning("background %s was refused: %s", kind, error.message)
             self._refused(kind, error)
             return None
+
+    async def _called_off(self) -> bool:
+        """Tell whether the reboot people were told of is not to come, and remember it."""
+        if self._courtesy.until is None or self._outside is None or not await self._outside.called_off():
+            return False
+        log.info("somebody who is logged in has called the reboot off")
+        self._courtesy.call_off()
+        self._refresh()
+        return True
 
     # The host
 

@@ -23,7 +23,7 @@ from bootcd.bus.progress import ProgressPipes
 from bootcd.bus.publisher import Publisher
 from bootcd.bus.schema import Interface, Signal
 from bootcd.bus.surroundings import SurroundingsWatch
-from bootcd.bus.wall import tell_people
+from bootcd.bus.wall import Notices
 from bootcd.host.peers import Peer
 from bootcd.model.errors import AccessDenied, BackendFailed
 from bootcd.update.surroundings import Source, Surroundings
@@ -50,6 +50,7 @@ class Frontend:
         self._progress = ProgressPipes(service)
         self._handlers = Methods(service, self._publisher, self._progress).handlers()
         self._surroundings = SurroundingsWatch()
+        self._notices = Notices()
         self._supervisor: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -84,7 +85,11 @@ class Frontend:
     async def tell(self, when: datetime | None) -> None:
         """Likewise."""
         if self._connection is not None:
-            await tell_people(self._connection, when)
+            await self._notices.tell(self._connection, when)
+
+    async def called_off(self) -> bool:
+        """Likewise."""
+        return self._connection is not None and await self._notices.called_off(self._connection)
 
     async def authorise(
         self, peer: Peer, action: str, details: Mapping[str, str], *, interactive: bool

@@ -8,7 +8,7 @@ the job that asks hooks, inhibitors and the fleet first. org.freedesktop.login1(
 from __future__ import annotations
 
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from dbus_fast import MessageFlag
@@ -21,32 +21,58 @@ _log = logging.getLogger(__name__)
 _SECS = 10.0
 _NAME, _PATH = "org.freedesktop.login1", "/org/freedesktop/login1"
 _MANAGER = "org.freedesktop.login1.Manager"
+_PROPERTIES = "org.freedesktop.DBus.Properties"
 _REHEARSAL = "dry-reboot"
+_AFTER = timedelta(seconds=30)
+"By which it outlasts the beginning of the reboot, when one that is gone was called off."
 _TEXT = "An update is ready, and this host restarts to use it. See: bootcctl why"
 
 
-async def tell_people(connection: Connection, when: datetime | None) -> None:
-    """Announce a reboot, or take back what was announced; what somebody else has scheduled is left alone."""
+class Notices:
+    """What people on this host were told by logind."""
 
-    async def ask(member: str, signature: str = "", *body: Any, interface: str = _MANAGER) -> list[Any]:
-        flags = MessageFlag.NO_AUTOSTART
-        return await connection.call(
-            _NAME, _PATH, interface, member, signature, body, deadline=_SECS, flags=flags
-        )
+    def __init__(self) -> None:
+        self._rehearsed = False
+        "A rehearsal is scheduled, as far as this service knows."
 
-    try:
-        [scheduled] = await ask(
-            "Get", "ss", _MANAGER, "ScheduledShutdown", interface="org.freedesktop.DBus.Properties"
-        )
-        kind = scheduled.value[0] if scheduled.signature == "(st)" else ""
-        if kind not in ("", _REHEARSAL):
-            _log.info("a %s is scheduled already, of which people know", str(kind)[:32])
-        elif when is not None:
-            await ask("SetWallMessage", "sb", _TEXT, True)
-            await ask("ScheduleShutdown", "st", _REHEARSAL, microseconds(when))
-        elif kind:
-            await ask("CancelScheduledShutdown")
-    except ConnectionEnded:
-        pass
-    except (RemoteError, TimeoutError, ValueError, AttributeError) as error:
-        _log.warning("people who are logged in cannot be told of the reboot: %s", error)
+    async def tell(self, connection: Connection, when: datetime | None) -> None:
+        """Announce a reboot or take that back; what somebody else has scheduled is left alone."""
+        self._rehearsed = False
+        try:
+            kind = await _scheduled(connection)
+            if kind not in ("", _REHEARSAL):
+                _log.info("a %s is scheduled already, of which people know", kind[:32])
+            elif when is not None:
+                await _ask(connection, "SetWallMessage", "sb", _TEXT, True)
+                await _ask(connection, "ScheduleShutdown", "st", _REHEARSAL, microseconds(when + _AFTER))
+                self._rehearsed = True
+            elif kind:
+                await _ask(connection, "CancelScheduledShutdown")
+        except ConnectionEnded:
+            pass
+        except (RemoteError, TimeoutError, ValueError, AttributeError) as error:
+            _log.warning("people who are logged in cannot be told of the reboot: %s", error)
+
+    async def called_off(self, connection: Connection) -> bool:
+        """Tell, at the time that was announced, whether somebody has called it off, with `shutdown -c`."""
+        if not self._rehearsed:
+            return False
+        try:
+            return await _scheduled(connection) == ""
+        except (ConnectionEnded, RemoteError, TimeoutError, ValueError, AttributeError):
+            return False
+
+
+async def _scheduled(connection: Connection) -> str:
+    """Return the kind of shutdown that is scheduled, empty if none is."""
+    [value] = await _ask(connection, "Get", "ss", _MANAGER, "ScheduledShutdown", interface=_PROPERTIES)
+    return str(value.value[0]) if value.signature == "(st)" else ""
+
+
+async def _ask(
+    connection: Connection, member: str, signature: str = "", *body: Any, interface: str = _MANAGER
+) -> list[Any]:
+    flags = MessageFlag.NO_AUTOSTART
+    return await connection.call(
+        _NAME, _PATH, interface, member, signature, body, deadline=_SECS, flags=flags
+    )

@@ -12,7 +12,7 @@ from bootcd.update.gates import Check, Gate
 from bootcd.update.inhibit import APPLYING as DOING
 from bootcd.update.inhibit import holding
 from bootcd.update.machine import digest_of
-from bootcd.update.outside import battery, boot_undecided, sessions, shutdown_blocked, unread
+from bootcd.update.outside import battery, boot_undecided, called_off, sessions, shutdown_blocked, unread
 
 
 def locked(facts: Facts, rules: Rules, staged: BootEntry) -> Gate | None:
@@ -68,5 +68,6 @@ APPLYING: tuple[Check[BootEntry], ...] = (
     boot_undecided,
     battery,
     shutdown_blocked,
+    called_off,
     sessions,
 )

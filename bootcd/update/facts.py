@@ -76,6 +76,8 @@ class Facts:
     surroundings: Surroundings = field(default_factory=Surroundings)
     courtesy_until: datetime | None = None
     "The time people who are logged in were told that the host reboots at; None if they were told nothing."
+    called_off_until: datetime | None = None
+    "One of them has called a reboot off."
     drivers: tuple[Driver, ...] = ()
     pause: Pause | None = None
     "The one that is."

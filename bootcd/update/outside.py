@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from bootcd.model.job import ImageUpdate
 from bootcd.policy.window import next_opening
+from bootcd.update.courtesy import CALLED_OFF
 from bootcd.update.facts import Facts, Rules
 from bootcd.update.gates import Gate
 from bootcd.update.surroundings import OnSessions
@@ -52,6 +53,14 @@ def shutdown_blocked(facts: Facts, rules: Rules, subject: object) -> Gate | None
     if blocks := facts.surroundings.shutdown_blocks:
         return Gate("logind-inhibitor", f"{blocks[0].who} blocks a shutdown: {blocks[0].why}")
     return None
+
+
+def called_off(facts: Facts, rules: Rules, subject: object) -> Gate | None:
+    until = facts.called_off_until
+    # Further ahead it is of before the clock was set back.
+    if until is None or not facts.now < until <= facts.now + CALLED_OFF:
+        return None
+    return Gate("called-off", "somebody who is logged in called the reboot off", until)
 
 
 def sessions(facts: Facts, rules: Rules, subject: object) -> Gate | None:

@@ -14,7 +14,7 @@ from dbus_fast import Variant
 
 from bootcd.bus.connection import Connection
 from bootcd.bus.interfaces import MANAGER, ROOT_PATH
-from bootcd.bus.wall import tell_people
+from bootcd.bus.wall import Notices
 from bootcd.model.moment import microseconds
 from tests.support.bus import PrivateBus
 from tests.support.bus_front import get_all
@@ -106,7 +106,7 @@ async def test_people_are_told_before_the_host_reboots_and_when_it_does_not(
                 gates = (await get_all(peer, ROOT_PATH, MANAGER.name))["BlockedBy"]
                 assert [gate[0] for gate in gates] == ["logind-inhibitor", "sessions"]
                 await eventually_called(logind, "CancelScheduledShutdown")
-    assert await logind.calls("ScheduleShutdown") == [["dry-reboot", when]]
+    assert await logind.calls("ScheduleShutdown") == [["dry-reboot", when + 30_000_000]]
     [[text, enabled]] = await logind.calls("SetWallMessage")
     assert "this host restarts" in text
     assert enabled
@@ -120,9 +120,27 @@ async def test_shutdown_somebody_else_has_scheduled_is_left_alone(bus: PrivateBu
     )
     connection = await Connection.open(bus.address, on_message=lambda _: False, on_drained=lambda: None)
     try:
-        await tell_people(connection, datetime(2030, 1, 1, tzinfo=UTC))
-        await tell_people(connection, None)
+        notices = Notices()
+        await notices.tell(connection, datetime(2030, 1, 1, tzinfo=UTC))
+        assert not await notices.called_off(connection)
+        await notices.tell(connection, None)
     finally:
         await connection.close()
     assert await logind.calls("ScheduleShutdown") == [body]
     assert await logind.calls("CancelScheduledShutdown") == []
+
+
+async def test_reboot_is_called_off_like_any_other(bus: PrivateBus, logind: Mock) -> None:
+    connection = await Connection.open(bus.address, on_message=lambda _: False, on_drained=lambda: None)
+    try:
+        notices = Notices()
+        assert not await notices.called_off(connection)
+        await notices.tell(connection, datetime(2030, 1, 1, tzinfo=UTC))
+        assert not await notices.called_off(connection)
+        member = "CancelScheduledShutdown"
+        await logind.peer.reply(logind.path, LOGIN_MANAGER, member, destination=logind.name)
+        assert await notices.called_off(connection)
+        await notices.tell(connection, None)
+        assert not await notices.called_off(connection)
+    finally:
+        await connection.close()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from bootcd.policy.rollout import Rollout
 from bootcd.policy.window import parse_window
 from bootcd.update.facts import Action, Mode, Rules
 from bootcd.update.gates import Gate
+from bootcd.update.surroundings import Source, Surroundings
 from tests.support.jobs import DONE, SOMEBODY, SetClock, WorkerScript
 from tests.support.service import STAGED, ServiceBench, host_of, show_host, update_to
 
@@ -362,3 +363,50 @@ async def test_staged_update_is_applied_when_its_window_opens(
         [record] = bench.service.jobs()
         assert (record.request.kind, record.requester.name) == (JobKind.APPLY, "agent")
         assert record.request.fleet_lock
+
+
+class Outside:
+    """The rest of a host on which Ann is logged in, and can call a reboot off."""
+
+    def __init__(self) -> None:
+        self.told: list[datetime | None] = []
+        self.off = False
+
+    def watch(self, sources: frozenset[Source], seen: Callable[[Surroundings], None]) -> None:
+        seen(Surroundings(people=("ann",)))
+
+    async def tell(self, when: datetime | None) -> None:
+        self.told.append(when)
+
+    async def called_off(self) -> bool:
+        return self.off
+
+
+async def test_reboot_waits_for_people_and_longer_if_they_call_it_off(
+    tmp_path: Path, script: WorkerScript, time: Time
+) -> None:
+    show_host(script, STAGED)
+    outside = Outside()
+    outside.off = True
+    bench = ServiceBench(tmp_path, script, clock=time.clock, mode=Mode.APPLY)
+    async with bench, agent_at_work(bench, time):
+        bench.service.attach(outside)
+        first = time.clock.now() + timedelta(minutes=10)
+        await bench.shown(reboot_at=first)
+        await time.sleeper(600.0)
+        await time.passes(minutes=10)
+        off, earlier = time.clock.now() + timedelta(hours=1), time.clock.now() + timedelta(minutes=10)
+        called_off = Gate(
+            "called-off", "somebody who is logged in called the reboot off", off, (Action.APPLY,)
+        )
+        logged_in = Gate("sessions", "ann is logged in, and may finish first", earlier, (Action.APPLY,))
+        await bench.shown(reboot_at=None, gates=(called_off, logged_in))
+        assert script.pids() == []
+        outside.off = False
+        await time.passes(hours=1)
+        again = time.clock.now() + timedelta(minutes=10)
+        await bench.shown(reboot_at=again, active_job="", last_check_result="up-to-date")
+        script.steps(["ready"], ["outcome", {"state": "done", "reboot": True}])
+        await time.passes(minutes=10)
+        await bench.shown(state="rebooting")
+    assert outside.told == [first, again]

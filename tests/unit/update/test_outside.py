@@ -42,6 +42,7 @@ def planned(
     known: Surroundings,
     *,
     told: datetime | None = None,
+    off: datetime | None = None,
     now: datetime = NOW,
     transport: str = "",
 ) -> Plan:
@@ -61,6 +62,7 @@ def planned(
         attempts=Attempts(last_check=NOW),
         surroundings=known,
         courtesy_until=told,
+        called_off_until=off,
     )
     return plan(situation, facts, rules)
 
@@ -148,6 +150,18 @@ def test_nobody_is_told_while_something_else_is_in_the_way() -> None:
     assert (result.action, result.not_before) == (Action.APPLY, NOW + HOUR)
     assert result.notice is None
     assert planned(replace(APPLY, windows=windows), ANN, now=NOW + HOUR).notice is not None
+
+
+def test_reboot_that_was_called_off_does_not_come_for_an_hour() -> None:
+    off = NOW + HOUR
+    result = planned(APPLY, ANN, off=off)
+    assert [(gate.name, gate.ends) for gate in result.gates] == [
+        ("called-off", off),
+        ("sessions", NOW + 10 * MINUTE),
+    ]
+    assert (result.not_before, result.notice) == (off, None)
+    assert planned(APPLY, ANN, off=off, now=off).notice == off + 10 * MINUTE
+    assert planned(APPLY, ANN, off=off, now=NOW - HOUR).notice == NOW - 50 * MINUTE
 
 
 @pytest.mark.parametrize(
