@@ -43,7 +43,7 @@ from bootcd.ostree.rebuild import Rebuilt
 from bootcd.ostree.repository import Repository, Transaction
 from bootcd.ostree.sepolicy import Policy, read_policy, read_policy_of
 from bootcd.ostree.signature import verify_commit
-from bootcd.ostree.store import ObjectStore
+from bootcd.ostree.store import ObjectStore, publish
 from bootcd.ostree.stream import BytePipe, ByteSource, cancelled
 from bootcd.ostree.tree import Directory
 from bootcd.ostreefmt.refs import blob_ref
@@ -110,6 +110,8 @@ class _Batch:
     """Layers that share a store, so that its directories move into the repository as a whole."""
 
     store: ObjectStore
+    vouched: bool = False
+    "Of layers in parts, whose files are verified one by one; the others are verified as a whole."
     bytes_started: int = 0
     unfinished: int = 0
     refs: dict[str, str] = field(default_factory=dict)
@@ -233,8 +235,8 @@ class Fetch:
         loop = asyncio.get_running_loop()
         size = plan.size if plan else layer.size
         pipe = BytePipe(loop, limit_bytes=self._pipe_bytes)
-        batch = self.open_batch()
-        batch.bytes_started += layer.size
+        batch = self.open_batch(vouched=plan is not None)
+        batch.bytes_started += size
         batch.unfinished += 1
         store = batch.store
 
@@ -428,12 +430,15 @@ class Fetch:
         """Return where an object lies that is not published yet."""
         return next((path for b in self._batches if (path := b.store.find(checksum, kind))), None)
 
-    def open_batch(self) -> _Batch:
+    def open_batch(self, *, vouched: bool = False) -> _Batch:
         """Return the batch for what is written next."""
         # libostree's transaction holds all layers alike, so there can only be one for it.
-        if not self._batches or (self._batches[-1].full and self._repository.stages_objects):
-            self._batches.append(_Batch(self._repository.new_store()))
-        return self._batches[-1]
+        vouched = vouched and self._repository.stages_objects
+        last = next((batch for batch in reversed(self._batches) if batch.vouched == vouched), None)
+        if last is None or (last.full and self._repository.stages_objects):
+            last = _Batch(self._repository.new_store(vouched=vouched), vouched)
+            self._batches.append(last)
+        return last
 
     async def _checkpoint(self) -> None:
         """Publish the full batches whose layers are all verified."""
@@ -454,10 +459,20 @@ class Fetch:
             # Another program may have begun to pull this commit and never come to the end.
             await to_its_end(self._repository.mark_complete, self._inner.checksum.hex())
 
-    def abandon(self) -> None:
-        """Forget what is not published. No thread may be at work any more. Blocks."""
+    def abandon(self, *, keep: bool) -> None:
+        """Forget what is not published. No thread may be at work any more. Blocks.
+
+        Args:
+            keep: publish files of layers in parts, so that they are not fetched again.
+        """
         for batch in self._batches:
-            batch.store.discard()
+            if batch.vouched and keep:
+                try:
+                    publish([batch.store])
+                except OSError as error:
+                    log.warning("what was fetched is not kept: %s", error)
+            else:
+                batch.store.discard()
         try:
             self._transaction.abort()
         except BootcdError as error:

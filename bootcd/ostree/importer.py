@@ -12,12 +12,13 @@ of the merge, and its parent.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from bootcd.model.errors import NotBootable
+from bootcd.model.errors import NotBootable, OutOfSpace
 from bootcd.model.trust import Verdict
 from bootcd.ostree.content import Contents
 from bootcd.ostree.contents import ContentIndex
@@ -116,8 +117,8 @@ class Importer:
                 progress.merging = True
                 refs = await to_its_end(self._merge, image, fetch)
                 await fetch.finish(refs)
-            except BaseException:
-                await to_its_end(fetch.abandon)
+            except BaseException as error:
+                await to_its_end(functools.partial(fetch.abandon, keep=not isinstance(error, OutOfSpace)))
                 raise
             finally:
                 await asyncio.to_thread(index.close)

@@ -230,11 +230,13 @@ class Repository:
         stat = os.statvfs(self.path)
         return stat.f_blocks * stat.f_frsize * max(0, min(99, percent)) // 100
 
-    def new_store(self) -> ObjectStore:
-        """Return the fastest writer that is right for this repository."""
+    def new_store(self, *, vouched: bool = False) -> ObjectStore:
+        """Return the fastest writer that is right for this repository; for `vouched` see `StagedStore`."""
         if self.stages_objects:
             with host_errors("write to the ostree repository", path=str(self.path)):
-                return StagedStore(self.path, self._objects(), reserve_bytes=self.reserve_bytes())
+                return StagedStore(
+                    self.path, self._objects(), reserve_bytes=self.reserve_bytes(), vouched=vouched
+                )
         return LibostreeStore(self.repo)
 
     def _objects(self) -> int:

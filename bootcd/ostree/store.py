@@ -4,7 +4,8 @@ Objects are first written where no reader looks, and moved to their final names 
 everything they came from was verified. `publish` is that move, with the disk flushed before it, so that a
 crash at any moment leaves either no object or a whole one:
 
-    <repo>/tmp/bootcd-stage-<random>/        mode 0700, held by flock while in use
+    <repo>/tmp/bootcd-stage-<random>/        mode 0700, held by flock while in use; `vouched-` before <random>
+                                             if files were verified one by one (`ostree.salvage`)
         content/xx/<62 hex>.file|.dirtree|.dirmeta
         content/commits/<64 hex>.commit      moved last: a commit never lacks what it names
         content/part-<n>                     a large file being written
@@ -17,6 +18,7 @@ other than bare.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -31,6 +33,7 @@ from typing import Any, Protocol
 
 from bootcd.model.errors import InvalidLayer, OutOfSpace
 from bootcd.ostree.libostree import GLib, OSTree, host_errors
+from bootcd.ostree.salvage import salvage
 from bootcd.ostree.writeback import Writeback, sync_file_system
 from bootcd.ostreefmt.objects import file_header
 
@@ -38,6 +41,7 @@ SMALL_FILE_BYTES = 1 << 20
 "Up to here a file is read whole, so that it is created once, under its final name, or not at all."
 
 _STAGE_PREFIX = "bootcd-stage-"
+_VOUCHED_PREFIX = f"{_STAGE_PREFIX}vouched-"
 _SPACE_CHECK_BYTES = 4 << 20
 _COMMITS = "commits"
 _FAR_FUTURE = (1 << 31) - 1
@@ -103,9 +107,12 @@ class StagedStore:
     Args:
         objects: descriptor of the repository's `objects`, opened before the first write of all stores that
             are published together: only then does its syncfs(2) report every write that failed.
+        vouched: whether every file is verified by itself before it is complete, so that it may be kept if
+            what it came with is never finished.
     """
 
-    def __init__(self, repo_path: Path, objects: int, *, reserve_bytes: int) -> None:
+    def __init__(self, repo_path: Path, objects: int, *, reserve_bytes: int, vouched: bool = False) -> None:
+        self._vouched = vouched
         self._repo_path = repo_path
         self._reserve = reserve_bytes
         self._objects = objects
@@ -269,7 +276,7 @@ class StagedStore:
         if stage is None:
             with self._mutex:
                 if self._stage is None:
-                    self._stage = _Stage(self._repo_path)
+                    self._stage = _Stage(self._repo_path, self._vouched)
                 stage = self._stage
         return stage
 
@@ -335,8 +342,9 @@ class LibostreeStore:
 class _Stage:
     """One staging directory, held by a lock so that nobody takes it for a stale one."""
 
-    def __init__(self, repo_path: Path) -> None:
-        self._path = repo_path / "tmp" / f"{_STAGE_PREFIX}{secrets.token_hex(8)}"
+    def __init__(self, repo_path: Path, vouched: bool) -> None:
+        prefix = _VOUCHED_PREFIX if vouched else _STAGE_PREFIX
+        self._path = repo_path / "tmp" / f"{prefix}{secrets.token_hex(8)}"
         self._path.mkdir(mode=0o700)
         self._lock = self.fd = -1
         try:
@@ -373,7 +381,7 @@ class _Stage:
 
 
 def remove_stale_stages(repo_path: Path) -> None:
-    """Reclaim staging directories whose owner was killed."""
+    """Reclaim staging directories whose owner was killed, and keep what may be kept."""
     for path in (repo_path / "tmp").glob(f"{_STAGE_PREFIX}*"):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -384,6 +392,9 @@ def remove_stale_stages(repo_path: Path) -> None:
         except BlockingIOError:
             continue
         else:
+            if path.name.startswith(_VOUCHED_PREFIX):
+                with contextlib.suppress(OSError):
+                    salvage(path / "content", repo_path / "objects")
             shutil.rmtree(path, ignore_errors=True)
         finally:
             os.close(fd)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -316,6 +318,79 @@ async def test_failure_of_the_registry_between_ranges_ends_the_import(repository
     assert repository.resolve(image_ref(REFERENCE)) is None
     await run_import(repository, image, ranges=Ranges(image), partial="always")
     ostree(repository, "fsck")
+
+
+async def test_what_was_fetched_is_not_fetched_again_after_a_failure(
+    staged_repository: Repository,
+) -> None:
+    repository = staged_repository
+    await run_import(repository, make_image([make_chunked_layer(system(0, 200))]), reference=OLD)
+    image = make_image([make_chunked_layer(system(1, 200))])
+    whole = Ranges(image)
+    failing = Ranges(image)
+
+    async def fail_late(layer: Descriptor, start: int, size: int) -> bytes | None:
+        if len(failing.asked) > 15:
+            # What was given before is on the disk by then.
+            await arrived(repository, 8)
+            raise RegistryUnavailable("registry registry.example is gone")
+        return await Ranges.read(failing, layer, start, size)
+
+    failing.read = fail_late  # type: ignore[method-assign]
+    with pytest.raises(RegistryUnavailable):
+        await run_import(repository, image, ranges=failing, partial="always")
+    await run_import(repository, image, ranges=whole, partial="always")
+
+    again = {part for part in whole.asked[1:] if part in failing.asked}
+    assert len(again) <= 15 - 8
+    ostree(repository, "fsck")
+
+
+async def arrived(repository: Repository, count: int) -> None:
+    """Return when so many files are staged."""
+    async with asyncio.timeout(30):
+        while len(list(repository.path.glob("tmp/bootcd-stage-vouched-*/content/*/*.file"))) < count:  # noqa: ASYNC110  # files tell nobody
+            await asyncio.sleep(0.01)
+
+
+async def test_what_a_killed_worker_had_written_is_kept_if_it_is_whole(
+    staged_repository: Repository, tmp_path: Path
+) -> None:
+    repository = staged_repository
+    await run_import(repository, make_image([make_chunked_layer(system(0, 200))]), reference=OLD)
+    image = make_image([make_chunked_layer([*system(1, 200), *EVERYTHING])])
+    hung = asyncio.Event()
+
+    class Hanging(Ranges):
+        async def read(self, layer: Descriptor, start: int, size: int) -> bytes | None:
+            if len(self.asked) > 15:
+                await hung.wait()
+            return await super().read(layer, start, size)
+
+    ranges = Hanging(image)
+    job = asyncio.create_task(run_import(repository, image, ranges=ranges, partial="always"))
+    await arrived(repository, 12)
+    (stage,) = repository.path.glob("tmp/bootcd-stage-vouched-*")
+    shutil.copytree(stage, tmp_path / "left", symlinks=True)
+    job.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await job
+    other = new_repository(tmp_path / "other")
+    await run_import(other, make_image([make_chunked_layer(system(0, 200))]), reference=OLD)
+    left = other.path / "tmp" / stage.name
+    subprocess.run(["cp", "-a", str(tmp_path / "left"), str(left)], check=True)
+    files = sorted((left / "content").glob("*/*.file"))
+    spoilt, cut = files[0], files[1]
+    spoilt.write_bytes(spoilt.read_bytes()[::-1])
+    os.truncate(cut, 1)
+    again = Ranges(image)
+
+    await run_import(other, image, ranges=again, partial="always")
+
+    assert not left.exists()
+    assert len(set(again.asked[1:]) & set(ranges.asked)) <= 15 - 12 + 2
+    ostree(other, "fsck")
+    assert commits(other, image) == await whole(tmp_path / "whole", image)
 
 
 async def test_cancellation_between_ranges_leaves_nothing_behind(repository: Repository) -> None:
