@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime, timedelta
+from enum import Enum, auto
 from typing import Any
 
 from dbus_fast import MessageFlag
@@ -39,14 +40,14 @@ class Notices:
         """Announce a reboot or take that back; what somebody else has scheduled is left alone."""
         self._rehearsed = False
         try:
-            kind = await _scheduled(connection)
-            if kind not in ("", _REHEARSAL):
-                _log.info("a %s is scheduled already, of which people know", kind[:32])
+            scheduled = await _scheduled(connection)
+            if scheduled is _Scheduled.ELSE:
+                _log.info("a shutdown is scheduled already, of which people know")
             elif when is not None:
                 await _ask(connection, "SetWallMessage", "sb", _TEXT, True)
                 await _ask(connection, "ScheduleShutdown", "st", _REHEARSAL, microseconds(when + _AFTER))
                 self._rehearsed = True
-            elif kind:
+            elif scheduled is _Scheduled.OURS:
                 await _ask(connection, "CancelScheduledShutdown")
         except ConnectionEnded:
             pass
@@ -58,15 +59,24 @@ class Notices:
         if not self._rehearsed:
             return False
         try:
-            return await _scheduled(connection) == ""
+            return await _scheduled(connection) is _Scheduled.NOTHING
         except (ConnectionEnded, RemoteError, TimeoutError, ValueError, AttributeError):
             return False
 
 
-async def _scheduled(connection: Connection) -> str:
-    """Return the kind of shutdown that is scheduled, empty if none is."""
+class _Scheduled(Enum):
+    NOTHING = auto()
+    OURS = auto()
+    ELSE = auto()
+
+
+async def _scheduled(connection: Connection) -> _Scheduled:
+    """Return what logind has scheduled; of a rehearsal it does not say that it is one."""
     [value] = await _ask(connection, "Get", "ss", _MANAGER, "ScheduledShutdown", interface=_PROPERTIES)
-    return str(value.value[0]) if value.signature == "(st)" else ""
+    if value.signature != "(st)" or not value.value[0]:
+        return _Scheduled.NOTHING
+    [message] = await _ask(connection, "Get", "ss", _MANAGER, "WallMessage", interface=_PROPERTIES)
+    return _Scheduled.OURS if message.value == _TEXT else _Scheduled.ELSE
 
 
 async def _ask(

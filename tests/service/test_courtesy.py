@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 from dbus_fast import Variant
 
-from bootcd.bus.connection import Connection
 from bootcd.bus.interfaces import MANAGER, ROOT_PATH
-from bootcd.bus.wall import Notices
 from bootcd.model.moment import microseconds
 from tests.support.bus import PrivateBus
 from tests.support.bus_front import get_all
@@ -29,6 +27,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the bus p
 
 LOGIN = ("logind", "org.freedesktop.login1", "/org/freedesktop/login1")
 LOGIN_MANAGER, LOGIN_SESSION = "org.freedesktop.login1.Manager", "org.freedesktop.login1.Session"
+MESSAGE = f"self.props['{LOGIN_MANAGER}']['WallMessage']"
 SCHEDULED = f"self.props['{LOGIN_MANAGER}']['ScheduledShutdown']"
 
 
@@ -45,9 +44,10 @@ async def logind(bus: PrivateBus) -> AsyncIterator[Mock]:
     async with dbusmock(bus.address, *LOGIN) as mock:
         value = Variant("(st)", ["", 0])
         await mock.control("AddProperty", "ssv", LOGIN_MANAGER, "ScheduledShutdown", value)
+        await mock.control("AddProperty", "ssv", LOGIN_MANAGER, "WallMessage", Variant("s", ""))
         for name, takes, gives, code in (
-            ("SetWallMessage", "sb", "", ""),
-            ("ScheduleShutdown", "st", "", f"{SCHEDULED} = dbus.Struct(args, signature='st')"),
+            ("SetWallMessage", "sb", "", f"{MESSAGE} = args[0]"),
+            ("ScheduleShutdown", "st", "", f"{SCHEDULED} = dbus.Struct(('reboot', args[1]), signature='st')"),
             (
                 "CancelScheduledShutdown",
                 "",
@@ -111,36 +111,3 @@ async def test_people_are_told_before_the_host_reboots_and_when_it_does_not(
     assert "this host restarts" in text
     assert enabled
     script.close()
-
-
-async def test_shutdown_somebody_else_has_scheduled_is_left_alone(bus: PrivateBus, logind: Mock) -> None:
-    body = ["poweroff", 1]
-    await logind.peer.reply(
-        logind.path, LOGIN_MANAGER, "ScheduleShutdown", "st", body, destination=logind.name
-    )
-    connection = await Connection.open(bus.address, on_message=lambda _: False, on_drained=lambda: None)
-    try:
-        notices = Notices()
-        await notices.tell(connection, datetime(2030, 1, 1, tzinfo=UTC))
-        assert not await notices.called_off(connection)
-        await notices.tell(connection, None)
-    finally:
-        await connection.close()
-    assert await logind.calls("ScheduleShutdown") == [body]
-    assert await logind.calls("CancelScheduledShutdown") == []
-
-
-async def test_reboot_is_called_off_like_any_other(bus: PrivateBus, logind: Mock) -> None:
-    connection = await Connection.open(bus.address, on_message=lambda _: False, on_drained=lambda: None)
-    try:
-        notices = Notices()
-        assert not await notices.called_off(connection)
-        await notices.tell(connection, datetime(2030, 1, 1, tzinfo=UTC))
-        assert not await notices.called_off(connection)
-        member = "CancelScheduledShutdown"
-        await logind.peer.reply(logind.path, LOGIN_MANAGER, member, destination=logind.name)
-        assert await notices.called_off(connection)
-        await notices.tell(connection, None)
-        assert not await notices.called_off(connection)
-    finally:
-        await connection.close()
