@@ -139,7 +139,11 @@ def build_parser() -> argparse.ArgumentParser:
     _ignoring(rollback)
     _waiting(rollback)
 
-    apply = add("apply", "reboot now into what is staged or queued")
+    apply = add("apply", "reboot into what is staged or queued: now, or at a time to come")
+    later = apply.add_mutually_exclusive_group()
+    later.add_argument("--at", default="", metavar="TIME", help="such as 22:00, tomorrow 03:00 or Sat 02:00")
+    later.add_argument("--defer", default="", metavar="SPAN", help="after so long, such as 2h or 1d")
+    later.add_argument("--cancel", action="store_true", help="call off what --at or --defer has asked for")
     _soft_reboot(apply)
     _ignoring(apply)
     _waiting(apply)

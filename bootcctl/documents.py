@@ -123,6 +123,7 @@ def service_document(
         "last-check-result": get("LastCheckResult", ""),
         "available": get("AvailableUpdate") or None,
         "mode": get("Mode", ""),
+        "scheduled-apply": get("ScheduledApply") or None,
         "paused": get("Paused") or None,
         "next-action": {"action": action, "reason": reason, "when": when},
         "signatures": signatures or {},

@@ -79,6 +79,10 @@ def _service_section(service: dict[str, Any], job: dict[str, Any] | None, now: f
         rows.append(("Reboot", style.paint("needed, another system is set up for the next boot", "33")))
     rows.append(("Checked", _last_check(service, now)))
     rows.append(("Mode", _mode(service, now)))
+    if scheduled := service.get("scheduled-apply"):
+        left = format_duration(scheduled["when"] / 1e6 - now)
+        text = f"in {left}, asked for by user {scheduled.get('uid')}; to call it off: bootcctl apply --cancel"
+        rows.append(("Reboots", style.paint(text, "33")))
     if paused := service.get("paused"):
         rows.append(("Paused", style.paint(_paused(paused, now), "33")))
     return _table(rows)

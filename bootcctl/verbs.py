@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bootcctl import exitcodes
+from bootcctl.appointment import schedule_apply
 from bootcctl.cli import changes_kargs
 from bootcctl.client import DEPLOYMENT, JOB, MANAGER, ROOT, Client, may_ask_person
 from bootcctl.documents import (
@@ -150,6 +151,12 @@ async def _job(client: Client, options: Namespace, terminal: Terminal) -> int:
     return _finish(job, terminal, locked=asked.get("download_only", False))
 
 
+async def _apply(client: Client, options: Namespace, terminal: Terminal) -> int:
+    if options.at or options.defer or options.cancel:
+        return await schedule_apply(client, options, terminal)
+    return await _job(client, options, terminal)
+
+
 async def _kargs(client: Client, options: Namespace, terminal: Terminal) -> int:
     if changes_kargs(options):
         return await _job(client, options, terminal)
@@ -286,6 +293,7 @@ async def _why(client: Client, _options: Namespace, terminal: Terminal) -> int:
 _VERBS: dict[str, Callable[[Client, Namespace, Terminal], Awaitable[int]]] = {
     "status": _status,
     **dict.fromkeys(_METHODS, _job),
+    "apply": _apply,
     "kargs": _kargs,
     "cancel": _cancel,
     "jobs": _jobs,

@@ -25,6 +25,7 @@ from bootcd.agent.snapshot import Change, Snapshot, SnapshotChanged
 from bootcd.bus.frontend import Frontend
 from bootcd.config import CONFIG_DIRS, Config, load_config
 from bootcd.host import journal, notify, process
+from bootcd.host.boot import boot_id
 from bootcd.host.clock import SystemClock
 from bootcd.host.composefs import choose_backend
 from bootcd.host.files import remove_leftovers
@@ -117,6 +118,7 @@ async def _serve(options: Options, config: Config) -> int:
         clock=clock,
         version=__version__,
         identity=identity,
+        boot_id=boot_id(),
     )
     agent = Agent(service, clock=clock, chance=steady_chance(identity))
     async with AsyncExitStack() as stack:

@@ -65,6 +65,14 @@ _bootcctl() {
         inhibit:--who | inhibit:--why)
             return
             ;;
+        apply:--at)
+            mapfile -t COMPREPLY < <(compgen -W 'tomorrow' -- "$current")
+            return
+            ;;
+        apply:--defer)
+            mapfile -t COMPREPLY < <(compgen -W '1h 1d' -- "$current")
+            return
+            ;;
         pause:--until)
             mapfile -t COMPREPLY < <(compgen -W 'tomorrow' -- "$current")
             return
@@ -78,7 +86,7 @@ _bootcctl() {
         '') words="$verbs $common --version" ;;
         status) words="$common --format --format-version --booted --verbose" ;;
         check) words="$common --ignore-inhibitors --no-wait" ;;
-        apply) words="$common --soft-reboot --ignore-inhibitors --no-wait" ;;
+        apply) words="$common --at --defer --cancel --soft-reboot --ignore-inhibitors --no-wait" ;;
         upgrade)
             words="$common --check --download-only --from-downloaded --tag --soft-reboot --apply --no-wait"
             words="$words --progress-fd --expect-digest --ignore-inhibitors"

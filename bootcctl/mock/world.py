@@ -85,7 +85,7 @@ class World:
         for name, interface in interfaces.items():
             if name not in (DEPLOYMENT, JOB):
                 values = {"Version": __version__, "ApiLevel": 1, "Backend": "ostree", "Mode": "check"}
-                values["Features"] = [*KINDS.values(), "diff", "inhibit", "notes", "pause"]
+                values["Features"] = [*KINDS.values(), "diff", "inhibit", "notes", "pause", "schedule-apply"]
                 known = {key: value for key, value in values.items() if key in interface.properties}
                 self.exporter.put(ROOT, name, known)
         self._show()
@@ -134,6 +134,12 @@ class World:
                 return [0], [self._inhibit(arguments)]
             case "ListInhibitors":
                 return [list(self._inhibitors.values())], []
+            case "ScheduleApply":
+                self._schedule({"when": arguments[0], "uid": os.getuid(), "soft-reboot": ""})
+                return [], []
+            case "CancelApply":
+                self._schedule({})
+                return [], []
             case "Pause":
                 self._paused = {"since": _now(), "until": arguments[0], "uid": os.getuid()}
                 self._show_gates()
@@ -146,6 +152,10 @@ class World:
                 return [0], [_memory(_document(member))]
             case _:
                 return [], []
+
+    def _schedule(self, made: dict[str, Any]) -> None:
+        self.exporter.put(ROOT, MANAGER, {"ScheduledApply": _entries(made)})
+        self.exporter.signal(MANAGER, "RebootScheduled", made.get("when", 0), "asked for by mock", {})
 
     def _inhibit(self, arguments: list[Any]) -> int:
         """Return the end of a pipe that holds an inhibitor for as long as it is open."""

@@ -12,6 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from bootcd.host.documents import load_document
 from bootcd.model.job import ImageUpdate
+from bootcd.update.appointment import Appointment
 from bootcd.update.attempts import Attempts
 from bootcd.update.pause import Pause
 
@@ -37,6 +38,7 @@ class Memory(BaseModel):
     "The release notes that were found last, and the image they are of."
     generation: int = 0
     pause: Pause | None = None
+    appointment: Appointment | None = None
     fingerprint: str = ""
     "Of what was deployed at `generation`."
 

@@ -11,6 +11,7 @@
     active-job              null, or: uuid, number, kind
     available               null, or: image, transport, digest, version, created,
                             download-size (bytes, -1 unknown), has-notes
+    scheduled-apply         null, or: when, uid
     paused                  null, or: since, until (0 until resumed), uid
     next-action             action (empty for none), reason, when
     signatures              of booted, staged and rollback, by id: scope, verified, method, key, signer,
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 def render_service(snapshot: Snapshot, active: JobRecord | None) -> bytes:
     """Return the content of service.json."""
     host, update, action = snapshot.host.status, snapshot.available, snapshot.next_action
-    paused = snapshot.paused
+    paused, made = snapshot.paused, snapshot.appointment
     document: dict[str, Any] = {
         "version": snapshot.version,
         "backend": snapshot.backend,
@@ -69,6 +70,7 @@ def render_service(snapshot: Snapshot, active: JobRecord | None) -> bytes:
             "has-notes": update.has_notes,
         },
         "mode": snapshot.mode,
+        "scheduled-apply": made and {"when": _usec(made.when), "uid": made.requester.uid},
         "paused": paused and {"since": _usec(paused.since), "until": _usec(paused.until), "uid": paused.uid},
         "next-action": {"action": action.action, "reason": action.reason, "when": _usec(action.when)},
         "signatures": {

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
+from bootcd.agent.appointments import Appointments
 from bootcd.agent.courtesy import Courtesy
 from bootcd.agent.driving import Driving
 from bootcd.agent.errand import Comparisons
@@ -49,6 +50,7 @@ from bootcd.model.report import HostReport
 from bootcd.oci.reference import parse_reference
 from bootcd.ostreefmt.origin import REGISTRY, TrackedImage
 from bootcd.update import machine
+from bootcd.update.appointment import Appointment, make_appointment
 from bootcd.update.attempts import name_of
 from bootcd.update.facts import Action, Facts, Rules
 from bootcd.update.gates import Gate
@@ -79,8 +81,8 @@ class Service:
     """All a front end sees.
 
     `load` reads the settings anew and `inspect` looks at the system root it is given; both may raise
-    BootcdError, and `load` blocks. `identity` is the machine's, for rollouts. Files go to the directories
-    `state` and `runtime`.
+    BootcdError, and `load` blocks. `identity` is the machine's, for rollouts, `boot_id` that of this boot.
+    Files go to the directories `state` and `runtime`.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Service:
         version: str,
         backend: str = "ostree",
         identity: bytes = b"",
+        boot_id: str = "",
     ) -> None:
         self._manager = manager
         self._settings = settings
@@ -105,6 +108,7 @@ class Service:
         self._runtime = runtime
         self._clock = clock
         self._identity = identity
+        self._boot_id = boot_id
         self._comparisons = comparisons
         self._publication = Publication()
         self._watcher = HostWatcher(inspect, settings.worker.sysroot, self._on_host)
@@ -112,6 +116,7 @@ class Service:
         self._health = HealthRecord()
         self._inhibition = Inhibition(runtime / "inhibitors", clock, self._refresh)
         self._driving = Driving(runtime / "driver.d", self._refresh)
+        self._appointments = Appointments(clock, self._begin_appointed, self._appointment_over)
         self._pausing = Pausing(clock, self._pause_ended)
         self._observers: list[Callable[[Change], None]] = []
         self._memory = Memory()
@@ -135,6 +140,9 @@ class Service:
         self._memory = await asyncio.to_thread(load_memory, self._memory_path)
         self._situation = Situation(image=self._memory.image, available=self._memory.available)
         self._pausing.keep(self._memory.pause)
+        if (made := self._memory.appointment) and made.boot_id != self._boot_id:
+            self._remember(appointment=None)
+        self._appointments.make(self._memory.appointment)
         await self._inhibition.start()
         await self._driving.start()
         await self._manager.start(on_event=self._on_job, settle=self._settle)
@@ -150,6 +158,7 @@ class Service:
         self._health_file.stop()
         await self._inhibition.stop()
         await self._courtesy.stop()
+        await self._appointments.stop()
         await self._driving.stop()
         self._pausing.stop()
         if self._reboot is not None:
@@ -273,6 +282,35 @@ class Service:
             self._remember(pause=None)
         self._refresh()
 
+    async def schedule_apply(self, when: datetime, requester: Requester, options: JobOptions) -> None:
+        """Apply at a time what is staged or queued then; once this returns that outlives the service.
+
+        Raises InvalidArguments, WrongState if there is nothing to apply, and BackendFailed.
+        """
+        made = make_appointment(self._clock.now(), when, requester, options, self._boot_id)
+        if not self._manager.busy:
+            advance(self._situation, machine.JobStarted(JobKind.APPLY))  # for what it raises
+        log.info("a reboot at %s was asked for by user %d", when, requester.uid)
+        await self._keep_appointment(made)
+
+    async def cancel_apply(self, requester: Requester) -> None:
+        """Drop the appointment, if there is one. Raises BackendFailed."""
+        if self._appointments.made is not None:
+            log.info("the reboot that was asked for is called off by user %d", requester.uid)
+            await self._keep_appointment(None)
+
+    async def _keep_appointment(self, made: Appointment | None) -> None:
+        self._appointments.make(made)
+        self._appointment_over()
+        await self._publication.written(self._memory_path)
+
+    def _appointment_over(self) -> None:
+        self._remember(appointment=self._appointments.made)
+        self._refresh()
+
+    async def _begin_appointed(self, made: Appointment) -> None:
+        await self.begin(JobKind.APPLY, made.requester, made.options)
+
     async def reload(self) -> None:
         """Read the settings again and look at the host again. Raises InvalidConfig, old settings kept."""
         try:
@@ -330,6 +368,7 @@ class Service:
             surroundings=self._snapshot.surroundings,
             courtesy_until=self._courtesy.until,
             called_off_until=self._courtesy.off_until,
+            appointment=self._appointments.made,
             drivers=self._driving.drivers,
             pause=self._pausing.current(),
         )
@@ -339,7 +378,8 @@ class Service:
         self, action: NextAction, gates: tuple[Gate, ...] = (), notice: datetime | None = None
     ) -> None:
         """Show what will be done unasked, and when, and what holds it up; `notice` as in `Plan`."""
-        self._courtesy.follow(notice)
+        made = self._appointments.made
+        self._courtesy.follow(made.when if made else notice)
         self._next_action = action
         self._gates = tuple(gate for gate in gates if gate.name != "inhibitor")
         self._refresh()
@@ -531,6 +571,7 @@ class Service:
             available=self._situation.available,
             mode=self._settings.rules.mode.value,
             next_action=self._next_action,
+            appointment=self._appointments.made,
             drivers=self._driving.drivers,
             paused=self._pausing.current(),
             inhibitors=self._inhibition.held,

@@ -14,6 +14,7 @@ from bootcd.model.host import Host
 from bootcd.model.job import ImageUpdate
 from bootcd.model.report import DeploymentDetails
 from bootcd.model.trust import TrustPolicy
+from bootcd.update.appointment import Appointment
 from bootcd.update.driver import Driver
 from bootcd.update.gates import Gate
 from bootcd.update.inhibit import Inhibitor
@@ -61,6 +62,8 @@ class Snapshot:
     next_action: NextAction = NextAction()
     drivers: tuple[Driver, ...] = ()
     "Other programs that decide when the host is updated."
+    appointment: Appointment | None = None
+    "For a reboot somebody has asked for."
     paused: Pause | None = None
     inhibitors: tuple[Inhibitor, ...] = ()
     gates: tuple[Gate, ...] = ()

@@ -101,7 +101,9 @@ def reboot_planned(snapshot: Snapshot) -> tuple[int, str, dict[str, Variant]]:
     """Return what it says of a reboot nobody asked for, or of one that does not come after all."""
     if snapshot.reboot_at is None:
         return 0, "the host does not reboot for now", {}
-    return microseconds(snapshot.reboot_at), snapshot.next_action.reason, {}
+    made = snapshot.appointment
+    asked_for = f"asked for by user {made.requester.uid}" if made else snapshot.next_action.reason
+    return microseconds(snapshot.reboot_at), asked_for, {}
 
 
 def _requester(view: JobView) -> dict[str, Variant]:
@@ -164,6 +166,16 @@ def _blocked_by(view: ManagerView) -> list[tuple[str, str, int, dict[str, Varian
         )
         for gate in view.snapshot.gates
     ]
+
+
+def _scheduled_apply(view: ManagerView) -> dict[str, Variant]:
+    if (made := view.snapshot.appointment) is None:
+        return {}
+    return {
+        "when": variant("t", microseconds(made.when)),
+        "uid": variant("u", made.requester.uid),
+        "soft-reboot": variant("s", made.soft_reboot.value),
+    }
 
 
 def _paused(view: ManagerView) -> dict[str, Variant]:
@@ -231,6 +243,13 @@ MANAGER = Interface.of(
     Method(
         "Apply", (_OPTIONS,), (_JOB,), options={"soft-reboot": "s", **_BOOTING}, right=RIGHTS[JobKind.APPLY]
     ),
+    Method(
+        "ScheduleApply",
+        (Argument("when", "t"), _OPTIONS),
+        options={"soft-reboot": "s", "ignore-inhibitors": "b"},
+        right=RIGHTS[JobKind.APPLY],
+    ),
+    Method("CancelApply", (_OPTIONS,), options={}, right=Right("apply")),
     Method(
         "SetKernelArguments",
         (_OPTIONS,),
@@ -307,6 +326,7 @@ MANAGER = Interface.of(
     Property(
         "ReadOnlyReason", "s", lambda view: read_only_reason(view.snapshot.state, view.snapshot.host.status)
     ),
+    Property("ScheduledApply", "a{sv}", _scheduled_apply),
     Property("Paused", "a{sv}", _paused),
     Property("BlockedBy", "a(ssta{sv})", _blocked_by),
 )

@@ -57,6 +57,8 @@ class Methods:
             "ConfigDiff": self._config_diff,
             "Inhibit": self._inhibit,
             "ListInhibitors": self._list_inhibitors,
+            "ScheduleApply": self._schedule_apply,
+            "CancelApply": self._cancel_apply,
             "Pause": self._pause,
             "Resume": self._resume,
             "Reload": self._reload,
@@ -119,6 +121,18 @@ class Methods:
     async def _list_inhibitors(self, _: Call) -> list[Any]:
         return [[list(inhibitor_entry(inhibitor)) for inhibitor in self._service.snapshot.inhibitors]]
 
+    async def _schedule_apply(self, call: Call) -> list[Any]:
+        given = call.given()
+        when = moment.from_microseconds(given.pop("when"))
+        if when is None:
+            raise InvalidArguments("the time of the reboot is in the past")
+        await self._service.schedule_apply(when, call.requester, _options(call, given))
+        return []
+
+    async def _cancel_apply(self, call: Call) -> list[Any]:
+        await self._service.cancel_apply(call.requester)
+        return []
+
     async def _pause(self, call: Call) -> list[Any]:
         await self._service.pause(moment.from_microseconds(call.arguments[0]), call.requester)
         return []
@@ -175,6 +189,10 @@ def _job_options(call: Call) -> JobOptions:
     given = call.given()
     if call.method.right and call.method.right.is_limited(call.action, call.caller.uid):
         given["verified_only"] = True
+    return _options(call, given)
+
+
+def _options(call: Call, given: dict[str, Any]) -> JobOptions:
     try:
         return JobOptions(**given)
     except ValidationError as error:

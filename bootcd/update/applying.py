@@ -45,6 +45,13 @@ def attempts(facts: Facts, rules: Rules, staged: BootEntry) -> Gate | None:
     return Gate("attempts", "the host did not reboot into it before", at)
 
 
+def scheduled(facts: Facts, rules: Rules, staged: BootEntry) -> Gate | None:
+    """The appointment is kept by who made it, as it were, and nothing comes before it."""
+    if (made := facts.appointment) is None:
+        return None
+    return Gate("scheduled", made.sentence, made.when if made.when > facts.now else None)
+
+
 def window(facts: Facts, rules: Rules, staged: BootEntry) -> Gate | None:
     if not rules.windows:
         return None
@@ -63,6 +70,7 @@ APPLYING: tuple[Check[BootEntry], ...] = (
     inhibited,
     booted_badly,
     attempts,
+    scheduled,
     window,
     unread,
     boot_undecided,

@@ -10,6 +10,7 @@ from bootcd.model.health import HealthRecord
 from bootcd.model.host import Host
 from bootcd.policy.rollout import Rollout
 from bootcd.policy.window import Window
+from bootcd.update.appointment import Appointment
 from bootcd.update.attempts import Attempts
 from bootcd.update.driver import Driver
 from bootcd.update.inhibit import Inhibitor
@@ -78,6 +79,7 @@ class Facts:
     "The time people who are logged in were told that the host reboots at; None if they were told nothing."
     called_off_until: datetime | None = None
     "One of them has called a reboot off."
+    appointment: Appointment | None = None
     drivers: tuple[Driver, ...] = ()
     pause: Pause | None = None
     "The one that is."

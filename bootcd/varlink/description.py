@@ -30,6 +30,13 @@ CHANGES: dict[str, Mapping[str, str]] = {
     "Cancel": {"uuid": "string", **_RIGHT},
     "GetLog": {"uuid": "string", **_RIGHT},
     "ConfigDiff": _RIGHT,
+    "ScheduleApply": {
+        "when": "int",
+        "softReboot": "?string",
+        "ignoreInhibitors": "?bool",
+        **_RIGHT,
+    },
+    "CancelApply": _RIGHT,
     "Pause": {"until": "?int", **_RIGHT},
     "Resume": _RIGHT,
     "Reload": _RIGHT,
@@ -59,6 +66,8 @@ _MEANINGS = {
     "Diff": "Compares two deployments, named '<checksum>.<serial>', as 'bootcctl diff --json' does.",
     "GetLog": "What a job's worker has printed so far. Needs no right if the caller started the job.",
     "ConfigDiff": "Compares /etc with that of the image, as 'bootcctl config-diff --json' does.",
+    "ScheduleApply": "Reboots at a time into what is staged or queued then, and not before it.",
+    "CancelApply": "Calls that off.",
     "Pause": "Does nothing unasked until a time, or until resumed. What is asked for is done all the same.",
     "Resume": "Ends a pause.",
     "Reload": "Reads the configuration again and looks at the host again.",
@@ -123,6 +132,9 @@ type Inhibitor (what: []string, who: string, why: string, mode: string, uid: int
 # What holds something up that would be done unasked, with the actions it holds up: check, stage or apply.
 type Gate (name: string, reason: string, until: ?int, actions: []string)
 
+# The host reboots then, as somebody has asked for.
+type ScheduledApply (when: int, uid: int, softReboot: ?string)
+
 # Nothing is done unasked until then, or until resumed.
 type Paused (since: int, until: ?int, uid: int)
 
@@ -132,7 +144,7 @@ type Status (
   version: string, backend: string, state: string, stateSince: int, generation: int, mode: string,
   rebootRequired: bool, activeJob: ?string, lastCheck: ?int, lastCheckResult: ?string, available: ?Update,
   features: []string, readOnlyReason: ?string, blockedBy: []Gate, inhibitors: []Inhibitor,
-  paused: ?Paused, nextAction: NextAction, host: object
+  scheduledApply: ?ScheduledApply, paused: ?Paused, nextAction: NextAction, host: object
 )
 """
 

@@ -14,6 +14,7 @@ from bootcd.model.errors import ErrorInfo
 from bootcd.model.job import ImageUpdate, JobRecord, JobState, Outcome
 from bootcd.model.moment import microseconds
 from bootcd.model.trust import Verdict
+from bootcd.update.appointment import Appointment
 from bootcd.update.features import features, read_only_reason
 from bootcd.update.gates import Gate
 from bootcd.update.inhibit import Inhibitor
@@ -76,6 +77,7 @@ def status(snapshot: Snapshot) -> Document:
         readOnlyReason=read_only_reason(snapshot.state, snapshot.host.status) or None,
         blockedBy=[gate(shut) for shut in snapshot.gates],
         inhibitors=[inhibitor(held) for held in snapshot.inhibitors],
+        scheduledApply=scheduled_apply(snapshot.appointment),
         paused=paused(snapshot.paused),
         nextAction=_known(action=action.action, reason=action.reason, when=_usec(action.when)),
         host=json.loads(snapshot.host_json) if snapshot.host_json else {},
@@ -89,6 +91,13 @@ def gate(shut: Gate) -> Document:
         until=_usec(shut.ends),
         actions=[action.value for action in shut.actions],
     )
+
+
+def scheduled_apply(made: Appointment | None) -> Document | None:
+    if made is None:
+        return None
+    soft = made.soft_reboot.value or None
+    return _known(when=_usec(made.when), uid=made.requester.uid, softReboot=soft)
 
 
 def paused(pause: Pause | None) -> Document | None:

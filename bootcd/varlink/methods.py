@@ -13,11 +13,13 @@ from bootcd.agent.snapshot import Change, JobChanged, SnapshotChanged
 from bootcd.host.peers import Peer
 from bootcd.model import moment
 from bootcd.model.errors import NoSuchDeployment, NoSuchJob
-from bootcd.model.job import JobKind, JobOptions, JobRecord, Requester
-from bootcd.model.right import PAUSE
+from bootcd.model.job import JobKind, JobOptions, JobRecord, Requester, SoftReboot
+from bootcd.model.right import PAUSE, RIGHTS
 from bootcd.varlink import documents
 from bootcd.varlink.verbs import INTERACTIVE, VERBS, InvalidParameter, Verb, job_options
 
+_LATEST = 1 << 62
+"Microseconds, and more than can be told."
 Document = dict[str, Any]
 
 
@@ -68,6 +70,8 @@ class Methods:
             "Cancel": self._cancel,
             "GetLog": self._get_log,
             "ConfigDiff": self._config_diff,
+            "ScheduleApply": self._schedule_apply,
+            "CancelApply": self._cancel_apply,
             "Pause": self._pause,
             "Resume": self._resume,
             "Reload": self._reload,
@@ -147,9 +151,28 @@ class Methods:
         await self._require(request, "config-diff")
         yield Reply({}, document=await self._service.config_diff())
 
+    async def _schedule_apply(self, request: Request) -> Replies:
+        values, right = request.values, RIGHTS[JobKind.APPLY]
+        if not 0 < values["when"] < _LATEST or not (when := moment.from_microseconds(values["when"])):
+            raise InvalidParameter("when")
+        try:
+            soft = SoftReboot(values.get("softReboot", ""))
+        except ValueError:
+            raise InvalidParameter("softReboot") from None
+        options = JobOptions(soft_reboot=soft, ignore_inhibitors=values.get("ignoreInhibitors", False))
+        for action in right.actions(options.model_dump(), verified=True):
+            await self._require(request, action)
+        await self._service.schedule_apply(when, _requester(request.peer), options)
+        yield Reply({})
+
+    async def _cancel_apply(self, request: Request) -> Replies:
+        await self._require(request, "apply")
+        await self._service.cancel_apply(_requester(request.peer))
+        yield Reply({})
+
     async def _pause(self, request: Request) -> Replies:
         until = request.values.get("until", 0)
-        if not 0 <= until < 1 << 62:
+        if not 0 <= until < _LATEST:
             raise InvalidParameter("until")
         await self._require(request, PAUSE.action)
         await self._service.pause(moment.from_microseconds(until), _requester(request.peer))

@@ -751,6 +751,24 @@ async def test_pause_names_its_end_and_resume_ends_it(address: str, service: Scr
     assert (await run(address, "pause", "3x")).code == 2
 
 
+async def test_apply_at_a_time_is_scheduled_shown_and_called_off(
+    address: str, service: ScriptedService
+) -> None:
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).replace(hour=3, minute=0, second=0, microsecond=0)
+    command = await run(address, "apply", "--at", "tomorrow 03:00", "--soft-reboot", "auto", TZ="UTC")
+    asked = {"when": tomorrow, "soft_reboot": "auto"}
+    assert (command.code, service.requests[-1]) == (0, ("schedule-apply", asked))
+    assert f"reboots at {tomorrow:%a %Y-%m-%d} 03:00" in command.out
+    assert "asked for by user 0; to call it off" in (await run(address, "status", "--format=human")).out
+    before = datetime.now(UTC)
+    assert (await run(address, "apply", "--defer", "2h")).code == 0
+    assert service.snapshot.appointment
+    assert before + timedelta(hours=2) <= service.snapshot.appointment.when
+    assert json.loads((await run(address, "apply", "--cancel", "--json")).out) == {"when": 0}
+    assert service.snapshot.appointment is None
+    assert (await run(address, "apply", "--at", "noon")).code == 2
+
+
 # monitor
 
 

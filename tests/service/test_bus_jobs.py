@@ -13,7 +13,7 @@ from dbus_fast import Variant
 from bootcd.bus.frontend import Frontend
 from bootcd.bus.interfaces import ROOT_PATH
 from bootcd.model.errors import OutOfSpace
-from bootcd.model.job import ImageUpdate, JobState, Outcome, Phase
+from bootcd.model.job import ImageUpdate, JobOptions, JobState, Outcome, Phase, SoftReboot
 from tests.support.blocking import no_blocking_calls as no_blocking_calls
 from tests.support.bus import PrivateBus
 from tests.support.bus_front import (
@@ -75,6 +75,17 @@ async def test_upgrade_answers_with_a_job_that_exists(peer: Peer, service: Scrip
         ("Apply", "a{sv}", [{}], ("apply", {})),
         ("Pause", "ta{sv}", [0, {}], ("pause", None)),
         ("Pause", "ta{sv}", [1_000_000, {}], ("pause", datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))),
+        (
+            "ScheduleApply",
+            "ta{sv}",
+            [1_000_000, {"soft-reboot": Variant("s", "auto")}],
+            (
+                "schedule-apply",
+                datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC),
+                JobOptions(soft_reboot=SoftReboot.AUTO),
+            ),
+        ),
+        ("CancelApply", "a{sv}", [{}], ("cancel-apply",)),
         ("Resume", "a{sv}", [{}], ("resume",)),
         ("Reload", "", [], ("reload",)),
     ],

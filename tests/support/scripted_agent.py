@@ -143,6 +143,12 @@ class ScriptedService:
     async def resume(self, requester: Requester) -> None:
         self._note("resume")
 
+    async def schedule_apply(self, when: datetime, requester: Requester, options: JobOptions) -> None:
+        self._note("schedule-apply", when, options)
+
+    async def cancel_apply(self, requester: Requester) -> None:
+        self._note("cancel-apply")
+
     async def reload(self) -> None:
         self._note("reload")
 

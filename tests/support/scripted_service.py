@@ -39,6 +39,7 @@ from bootcd.model.job import (
     Progress,
     Requester,
 )
+from bootcd.update.appointment import Appointment
 from bootcd.update.inhibit import Inhibitor, Wish
 from bootcd.update.pause import Pause
 
@@ -259,6 +260,14 @@ class ScriptedService:
     async def resume(self, requester: Requester) -> None:
         self.requests.append(("resume", {}))
         self.publish(paused=None)
+
+    async def schedule_apply(self, when: datetime, requester: Requester, options: JobOptions) -> None:
+        self.requests.append(("schedule-apply", {"when": when, **options.model_dump(exclude_defaults=True)}))
+        self.publish(appointment=Appointment(when=when, requester=requester))
+
+    async def cancel_apply(self, requester: Requester) -> None:
+        self.requests.append(("cancel-apply", {}))
+        self.publish(appointment=None)
 
     async def reload(self) -> None:
         self.requests.append(("reload", {}))

@@ -69,6 +69,7 @@ class ServiceBench:
         mode: Mode = Mode.OFF,
         clock: SetClock | None = None,
         limits: Limits | None = None,
+        boot_id: str = "this",
     ) -> None:
         self.script = script
         self.clock = clock or SetClock()
@@ -101,6 +102,7 @@ class ServiceBench:
             runtime=self.runtime,
             clock=self.clock,
             version="0.0",
+            boot_id=boot_id,
         )
         self.changes: list[Change] = []
         self._happened = asyncio.Event()

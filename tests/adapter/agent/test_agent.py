@@ -16,15 +16,15 @@ from bootcd.agent.agent import Agent
 from bootcd.agent.memory import load_memory
 from bootcd.agent.service import Settings
 from bootcd.agent.snapshot import NextAction
-from bootcd.model.errors import BackendFailed
-from bootcd.model.job import JobKind, JobState
+from bootcd.model.errors import BackendFailed, InvalidArguments, WrongState
+from bootcd.model.job import JobKind, JobOptions, JobState
 from bootcd.policy.rollout import Rollout
 from bootcd.policy.window import parse_window
 from bootcd.update.facts import Action, Mode, Rules
 from bootcd.update.gates import Gate
 from bootcd.update.surroundings import Source, Surroundings
 from tests.support.jobs import DONE, SOMEBODY, SetClock, WorkerScript
-from tests.support.service import STAGED, ServiceBench, host_of, show_host, update_to
+from tests.support.service import BOOTED, STAGED, ServiceBench, host_of, show_host, update_to
 
 PAUSED = f"first check; user {SOMEBODY.uid} has paused updates"
 FOUND = ["outcome", {"state": "done", "update": update_to("b").model_dump(mode="json")}]
@@ -142,6 +142,61 @@ async def test_pause_that_cannot_be_kept_is_refused(tmp_path: Path, script: Work
         (bench.state / "agent.json").mkdir()
         with pytest.raises(BackendFailed, match=r"agent\.json"):
             await bench.service.pause(None, SOMEBODY)
+
+
+async def test_appointment_outlives_the_service_and_reboots_at_its_time_and_not_before(
+    tmp_path: Path, script: WorkerScript, time: Time
+) -> None:
+    show_host(script, STAGED)
+    script.steps(["ready"], ["outcome", {"state": "done", "reboot": True}])
+    when = time.clock.now() + timedelta(hours=2)
+    async with ServiceBench(tmp_path, script, clock=time.clock) as bench:
+        await bench.shown(state="staged")
+        await bench.service.schedule_apply(when, SOMEBODY, JobOptions())
+        with pytest.raises(InvalidArguments):
+            await bench.service.schedule_apply(time.clock.now(), SOMEBODY, JobOptions())
+    time.clock.move(hours=1)
+    bench = ServiceBench(tmp_path, script, clock=time.clock, mode=Mode.APPLY)
+    async with bench, agent_at_work(bench, time):
+        sentence = f"user {SOMEBODY.uid} has the host reboot at a time of their own"
+        gate = Gate("scheduled", sentence, when, (Action.APPLY,))
+        await bench.shown(state="staged", reboot_at=when, gates=(gate,))
+        assert script.pids() == []
+    time.clock.move(hours=1)
+    async with ServiceBench(tmp_path, script, clock=time.clock) as bench:
+        await bench.shown(state="rebooting", appointment=None)
+        [record] = bench.service.jobs()
+        assert (record.request.kind, record.requester) == (JobKind.APPLY, SOMEBODY)
+    memory = await asyncio.to_thread(load_memory, bench.state / "agent.json")
+    assert memory.appointment is None
+
+
+async def test_appointment_is_dropped_when_called_off_or_missed_and_by_a_reboot(
+    tmp_path: Path, script: WorkerScript, time: Time
+) -> None:
+    show_host(script, STAGED)
+    async with ServiceBench(tmp_path, script, clock=time.clock) as bench:
+        await bench.shown(state="staged")
+        later = [time.clock.now() + timedelta(days=days) for days in (1, 2)]
+        await bench.service.schedule_apply(later[0], SOMEBODY, JobOptions())
+        await bench.service.cancel_apply(SOMEBODY)
+        assert bench.service.snapshot.appointment is None
+        await bench.service.schedule_apply(later[1], SOMEBODY, JobOptions())
+        show_host(script, BOOTED)
+        await bench.shown(state="idle")
+        with pytest.raises(WrongState):
+            await bench.service.schedule_apply(later[1], SOMEBODY, JobOptions())
+    time.clock.move(days=3)
+    async with ServiceBench(tmp_path, script, clock=time.clock) as bench:
+        await bench.shown(appointment=None, state="idle")
+        await bench.service.cancel_apply(SOMEBODY)
+        show_host(script, STAGED)
+        await bench.shown(state="staged")
+        when = time.clock.now() + timedelta(days=1)
+        await bench.service.schedule_apply(when, SOMEBODY, JobOptions())
+    async with ServiceBench(tmp_path, script, clock=time.clock, boot_id="another") as bench:
+        assert bench.service.snapshot.appointment is None
+    assert script.pids() == []
 
 
 async def test_mode_off_does_nothing_and_says_so(tmp_path: Path, script: WorkerScript, time: Time) -> None:

@@ -287,6 +287,11 @@ async def test_every_change_asks_for_its_right(
         "Cancel": ({"uuid": other}, ["cancel"]),
         "GetLog": ({"uuid": other}, ["job-log"]),
         "ConfigDiff": ({}, ["config-diff"]),
+        "ScheduleApply": (
+            {"when": 1_800_000_000_000_000, "ignoreInhibitors": True},
+            ["apply", "ignore-inhibitors"],
+        ),
+        "CancelApply": ({}, ["apply"]),
         "Pause": ({"until": 1_800_000_000_000_000}, ["pause"]),
         "Resume": ({}, ["pause"]),
         "Reload": ({}, ["reload"]),

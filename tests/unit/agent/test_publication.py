@@ -40,6 +40,7 @@ def test_empty_service_says_nothing_is_known() -> None:
         "last-check-result": "",
         "available": None,
         "mode": "off",
+        "scheduled-apply": None,
         "paused": None,
         "next-action": {"action": "", "reason": "", "when": 0},
         "signatures": {},

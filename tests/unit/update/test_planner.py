@@ -36,6 +36,7 @@ from bootcd.model.job import (
     Requester,
 )
 from bootcd.policy.window import parse_window
+from bootcd.update.appointment import Appointment
 from bootcd.update.attempts import (
     DIGESTS_REMEMBERED,
     GIVE_UP_AFTER,
@@ -204,6 +205,15 @@ def test_plan_of_a_host_that_another_program_drives_is_nothing() -> None:
     assert planned.reason == "fleet-agent decides when this host is updated: not before Monday"
     driven = [gate.actions for gate in planned.gates if gate.name == "driver"]
     assert driven == [(Action.APPLY, Action.CHECK)]
+
+
+def test_plan_with_an_appointment_reboots_neither_before_it_nor_in_its_place() -> None:
+    made = Appointment(when=OPENS + HOUR, requester=Requester(uid=5))
+    for now, ends in ((OPENS, OPENS + HOUR), (OPENS + 2 * HOUR, None)):
+        planned = apply_plan(replace(APPLY, windows=()), now=now, appointment=made)
+        assert planned.action is Action.CHECK
+        sentence = "user 5 has the host reboot at a time of their own"
+        assert planned.gates == (Gate("scheduled", sentence, ends, (Action.APPLY,)),)
 
 
 def test_plan_while_a_job_is_at_work_still_names_the_gates() -> None:
