@@ -39,8 +39,8 @@ vm-test:         ## boot the test operating system in a virtual machine and try 
 	@tests/setup.sh vm
 	@$(PYTHON) -m pytest -n 0 -m "$(VM)" tests/vm
 
-bench: setup     ## print measured figures side by side with peers
-	@$(PYTHON) -m tests.bench
+bench: setup     ## print measured figures side by side with peers (SIZE=200M, ROUNDS=1, FS=ext4,xfs, BENCH='--json FILE')
+	@$(PYTHON) -m tests.bench --size=$(or $(SIZE),1G) --rounds=$(or $(ROUNDS),3) --fs=$(or $(FS),ext4) $(BENCH)
 
 fuzz: setup      ## look for inputs that break a parser of untrusted bytes (FUZZ='--secs 600 tar')
 	@.venv/bin/uv pip install --quiet --group fuzz || true

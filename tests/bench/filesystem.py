@@ -1,4 +1,4 @@
-"""File systems to measure on: a new ext4 with a journal for every run, so that all start alike.
+"""File systems to measure on: a new ext4 or xfs for every run, so that all start alike.
 
 What lies below the checkout or /tmp of a machine is whatever it is: without a journal, full, remote. A
 loop-mounted file is the same everywhere. Mounts stay in a mount namespace of the bench's own and end
@@ -15,8 +15,17 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-SIZE_BYTES = 8 << 30
+LEAST_BYTES = 8 << 30
 "Of the sparse file; what a run writes is a tenth of it."
+
+# Nothing is left for the kernel to initialise in the background while a run is measured.
+KINDS = {
+    "ext4": (
+        *("mkfs.ext4", "-q", "-F", "-O", "has_journal"),
+        *("-E", "lazy_itable_init=0,lazy_journal_init=0"),
+    ),
+    "xfs": ("mkfs.xfs", "-q", "-f"),
+}
 
 _INSIDE = "BOOTCD_BENCH_NAMESPACE"
 
@@ -40,14 +49,17 @@ def enter_namespace() -> str:
 class Ground:
     """Makes file systems below a directory; plain directories where none can be mounted, for `reason`."""
 
-    def __init__(self, directory: Path, reason: str) -> None:
+    def __init__(self, directory: Path, reason: str, *, kind: str = "ext4", image_bytes: int = 0) -> None:
+        """`image_bytes` is the size of the images that will be pulled."""
         self._directory = directory
+        self._kind = kind
+        self._size = max(LEAST_BYTES, 10 * image_bytes)
         self.reason = reason
 
     @property
     def description(self) -> str:
         if not self.reason:
-            return "a new loop-mounted ext4 with journal for each run"
+            return f"a new loop-mounted {self._kind} for each contender"
         found = ["findmnt", "--noheadings", "--output=FSTYPE", f"--target={self._directory}"]
         kind = subprocess.run(found, capture_output=True, text=True, check=False).stdout.strip()
         return f"{kind or 'the file system'} of {self._directory}, because there is {self.reason}"
@@ -65,7 +77,7 @@ class Ground:
     @asynccontextmanager
     async def new(self, name: str) -> AsyncGenerator[Path, None]:
         """Yield an empty directory, on a file system of its own; it is gone afterwards."""
-        point, image = self._directory / name, self._directory / f"{name}.ext4"
+        point, image = self._directory / name, self._directory / f"{name}.img"
         point.mkdir()
         if self.reason:
             try:
@@ -76,10 +88,8 @@ class Ground:
         mounted = False
         try:
             with image.open("wb") as file:
-                file.truncate(SIZE_BYTES)
-            # Nothing is left for the kernel to initialise in the background while a run is measured.
-            lazy = "lazy_itable_init=0,lazy_journal_init=0"
-            await _run("mkfs.ext4", "-q", "-F", "-E", lazy, "-O", "has_journal", image)
+                file.truncate(self._size)
+            await _run(*KINDS[self._kind], image)
             await self._mount(image, point)
             mounted = True
             yield point
@@ -96,7 +106,7 @@ class Ground:
         except RuntimeError:
             device = await _run("losetup", "--find", "--show", image)
         try:
-            await _run("mount", "-t", "ext4", device, point)
+            await _run("mount", "-t", self._kind, device, point)
         finally:
             await _run("losetup", "--detach", device)  # takes effect when it is unmounted
 

@@ -21,11 +21,15 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One run. CPU time is user and system time; memory is the resident set of the largest process."""
+    """One run. CPU time is user and system time; memory is the resident set of the largest process.
+
+    What came over the wire is counted where it came from, in bytes of bodies.
+    """
 
     wall_secs: float
     cpu_secs: float
     peak_bytes: int = 0
+    wire_bytes: int = 0
 
 
 async def measure(command: Sequence[str | Path], log: Path) -> Sample:

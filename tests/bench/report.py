@@ -33,7 +33,7 @@ class Figure:
     def verdict(self) -> str:
         if self.limit is None:
             return ""
-        return f"limit {_number(self.limit)}: {'met' if self.value <= self.limit else 'NOT met'}"
+        return f"limit {_number(self.limit)}: {'reached' if self.value <= self.limit else 'NOT reached'}"
 
 
 @dataclass(slots=True)
@@ -100,7 +100,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def _table(comparison: Comparison) -> list[str]:
     width = max(map(len, comparison.samples), default=0)
-    heads = ("wall s", "(best)", "CPU s", "(best)", "peak MiB", "x wall", "x CPU")
+    heads = ("wall s", "(best)", "CPU s", "(best)", "peak MiB", "wire MiB", "x wall", "x CPU")
     lines = [" " * (width + 4) + "".join(f"{head:>9}" for head in heads)]
     for name in comparison.samples:
         peak = comparison.median(name, "peak_bytes") / MIB
@@ -108,7 +108,8 @@ def _table(comparison: Comparison) -> list[str]:
             *(comparison.median(name, "wall_secs"), comparison.best(name, "wall_secs")),
             *(comparison.median(name, "cpu_secs"), comparison.best(name, "cpu_secs")),
         ]
-        text = [f"{cell:.2f}" for cell in cells] + [f"{peak:.0f}" if peak else "-"]
+        wire = comparison.median(name, "wire_bytes") / MIB
+        text = [f"{cell:.2f}" for cell in cells] + [f"{peak:.0f}" if peak else "-", f"{wire:.1f}"]
         text += [f"{comparison.ratio(name, quantity):.2f}" for quantity in ("wall_secs", "cpu_secs")]
         lines.append(f"  {name:<{width + 2}}" + "".join(f"{cell:>9}" for cell in text))
     return lines

@@ -146,10 +146,13 @@ async def _no_change_check(host: Host, proxy: FaultProxy, reference: str) -> lis
     if done.returncode != 77:
         raise RuntimeError(f"check ended with {done.returncode}: {done.stderr}")
     seen = proxy.requests[before:]
+    assert host.daemon is not None
+    left = Path(f"/proc/{host.daemon.pid}/task/{host.daemon.pid}/children").read_text().split()
     note = ", ".join(f"{request.method} {request.path.rpartition('/v2/')[2]}" for request in seen)
     return [
         Figure("check with nothing new, requests", len(seen), "", 1, note),
         Figure("check with nothing new, bytes asked and answered", sum(map(_size, seen)), "B", 4096),
+        Figure("check with nothing new, worker processes left", len(left), "", 0),
         Figure("check with nothing new, end to end", took, "ms"),
     ]
 

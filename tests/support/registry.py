@@ -32,6 +32,7 @@ USER, PASSWORD = "puller", "correct horse"
 # bcrypt of PASSWORD, the only hash docker-registry accepts; cost 4 keeps a request cheap.
 _HTPASSWD = "$2y$04$HfSklCaxggWuhHvhBh9SmO6HwrlclCONl87C089HJU1y.fMndeVT."
 _LISTENING = re.compile(r'listening on [^ "]*:(\d+)')
+_SENT = re.compile(r"http\.request\.method=GET .*http\.response\.written=(\d+)")
 _START_SECONDS = 20
 
 
@@ -51,6 +52,8 @@ class Registry:
     upstream: str = ""
     "The URL of a registry it is a pull-through mirror of."
     host: str = ""
+    bytes_sent: int = 0
+    "Of bodies that were asked for, by its own log; `settled` says when all that was answered is in."
 
     async def __aenter__(self) -> Self:
         config = self.directory / "config.yml"
@@ -68,6 +71,8 @@ class Registry:
         except BaseException:
             await self._stop()
             raise
+        self._marks = 0
+        self._marked = asyncio.Event()
         self._drain = asyncio.create_task(self._read_log())
         self.host = f"127.0.0.1:{port}"
         context = self.authority.client_context() if self.authority else None
@@ -119,6 +124,23 @@ class Registry:
             data=blob,
             headers={"Content-Type": "application/octet-stream"},
         )
+
+    async def settled(self) -> int:
+        """Return `bytes_sent` once its log has told of all requests before."""
+        self._marks += 1
+        self._marked.clear()
+        before = self.bytes_sent
+        async with self._session.get(f"{self.url}/v2/?{self._mark}") as answer:
+            size = len(await answer.read())
+        async with asyncio.timeout(_START_SECONDS):
+            await self._marked.wait()
+        self.bytes_sent -= size
+        assert self.bytes_sent >= before
+        return self.bytes_sent
+
+    @property
+    def _mark(self) -> str:
+        return f"mark-{self._marks}-"
 
     async def delete_tag_target(self, repository: str, digest: str) -> None:
         """Delete the manifest `digest`, and with it every tag that points to it."""
@@ -193,8 +215,12 @@ class Registry:
 
     async def _read_log(self) -> None:
         assert self._process.stderr
-        while line := await self._process.stderr.readline():
-            self._log.append(line.decode())
+        while line := (await self._process.stderr.readline()).decode():
+            self._log.append(line)
+            if found := _SENT.search(line):
+                self.bytes_sent += int(found[1])
+            if self._mark in line:
+                self._marked.set()
 
     async def _stop(self) -> None:
         if self._process.returncode is None:
