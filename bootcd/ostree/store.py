@@ -18,10 +18,10 @@ other than bare.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import secrets
 import shutil
@@ -36,6 +36,8 @@ from bootcd.ostree.libostree import GLib, OSTree, host_errors
 from bootcd.ostree.salvage import salvage
 from bootcd.ostree.writeback import Writeback, sync_file_system
 from bootcd.ostreefmt.objects import file_header
+
+log = logging.getLogger(__name__)
 
 SMALL_FILE_BYTES = 1 << 20
 "Up to here a file is read whole, so that it is created once, under its final name, or not at all."
@@ -393,8 +395,10 @@ def remove_stale_stages(repo_path: Path) -> None:
             continue
         else:
             if path.name.startswith(_VOUCHED_PREFIX):
-                with contextlib.suppress(OSError):
+                try:
                     salvage(path / "content", repo_path / "objects")
+                except OSError as error:
+                    log.warning("what was fetched before cannot be kept: %s", error)
             shutil.rmtree(path, ignore_errors=True)
         finally:
             os.close(fd)

@@ -67,6 +67,11 @@ def layer_ref(layer: Layer) -> str:
 
 def image_of_tree(tree: Path, *more: Entry, version: str = "1", **options: object) -> Image:
     """Return a directory with usr/etc as an image of one layer, as a container build leaves it."""
+    labels = {"org.opencontainers.image.version": version, "org.bootcd.rollout.period": "36h"}
+    return make_image([make_layer([*entries_of_tree(tree), *more])], labels=labels, **options)  # type: ignore[arg-type]
+
+
+def entries_of_tree(tree: Path) -> list[Entry]:
     entries: list[Entry] = [directory("etc")]
     for path in sorted(tree.rglob("*")):
         name = str(path.relative_to(tree))
@@ -80,8 +85,7 @@ def image_of_tree(tree: Path, *more: Entry, version: str = "1", **options: objec
             entries.append(directory(name, mode=mode))
         else:
             entries.append(file(name, path.read_bytes(), mode=mode))
-    labels = {"org.opencontainers.image.version": version, "org.bootcd.rollout.period": "36h"}
-    return make_image([make_layer([*entries, *more])], labels=labels, **options)  # type: ignore[arg-type]
+    return entries
 
 
 def image_metadata(image: Image) -> dict[str, str]:
