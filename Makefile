@@ -49,6 +49,9 @@ fuzz: setup      ## look for inputs that break a parser of untrusted bytes (FUZZ
 simulate: setup  ## let machines live for a million minutes with the real planner, and judge what they do
 	@$(PYTHON) -m tests.simulate $(SIMULATE)
 
+fuzz-bus: setup  ## call every member of the bus interface with nonsense, for ten minutes (SECS=600)
+	@BOOTCD_FUZZ_SECONDS=$(or $(SECS),600) $(PYTHON) -m pytest -q -s tests/service/test_bus_fuzz.py -k nonsense
+
 install:         ## put every file where a distribution expects it (DESTDIR=, PREFIX=/usr)
 	@find bootcd bootcctl -name '*.py' -exec install -D -m 644 {} $(DESTDIR)$(SITEDIR)/{} \;
 	@# On an image-based host every file is from 1970 and the directory is read-only: byte code that is
@@ -100,4 +103,4 @@ lock:            ## pin the newest allowed versions in requirements.lock
 clean:           ## remove what the project made here
 	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test interop bench fuzz simulate install lock clean
+.PHONY: help setup demo test interop bench fuzz fuzz-bus simulate install lock clean

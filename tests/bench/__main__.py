@@ -17,6 +17,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from tests.bench.answers import measure_answers
 from tests.bench.chart import chart
 from tests.bench.filesystem import KINDS, Ground, enter_namespace
 from tests.bench.images import BenchImages, bench_images
@@ -62,6 +63,8 @@ async def bench(directory: Path, grounds: dict[str, Ground], arguments: argparse
                 report.figures += await measure_service(
                     disk, registry, images.images, reference, arguments.rounds
                 )
+            say("many callers at once")
+            report.figures += await measure_answers(directory / "answers")
     return report
 
 

@@ -217,12 +217,24 @@ class Attack:
         )
         try:
             answer = await client.call(data, serial)
-        except TimeoutError:
-            pytest.fail(f"no answer to {what}")
+        except (TimeoutError, ConnectionError) as error:
+            pytest.fail(f"no answer to {what}, call {self.calls}: {error!r}; {await self.state()}")
         self.seen[answer.error_name or ""] += 1
         if answer.message_type is MessageType.ERROR:
             assert not LEAK.search(str(answer.body)), f"{what}: {answer.body}"
             assert len(answer.body[0]) <= 4096, what
+
+    async def state(self) -> str:
+        """Say whether others are still answered."""
+        try:
+            client = await RawClient.connect(self.address, 0)
+            serial = client.next_serial()
+            message = Message("org.bootcd1", ROOT_PATH, MANAGER.name, "ListInhibitors", serial=serial)
+            await client.call(bytes(message._marshall(False)), serial)
+            await client.vanish()
+        except (TimeoutError, ConnectionError) as error:
+            return f"nobody is: {error!r}"
+        return "others are"
 
     async def _vanishing(self, uid: int, nonsense: Nonsense) -> None:
         client = await RawClient.connect(self.address, uid)

@@ -55,9 +55,14 @@ class RawClient:
 
     async def expect(self, serial: int, secs: float = 30) -> Message:
         """Return the answer to a call; to be awaited before the answer can have come."""
+        if self._listener is not None and self._listener.done():
+            raise ConnectionResetError("the bus has ended the connection")
         answer = self._waiting.setdefault(serial, asyncio.get_running_loop().create_future())
-        async with asyncio.timeout(secs):
-            return await answer
+        try:
+            async with asyncio.timeout(secs):
+                return await answer
+        finally:
+            self._waiting.pop(serial, None)
 
     async def call(self, data: bytes, serial: int) -> Message:
         self.write(data)
@@ -73,10 +78,10 @@ class RawClient:
     async def _listen(self) -> None:
         try:
             await self._receive()
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except Exception as error:
             for future in self._waiting.values():
                 if not future.done():
-                    future.set_exception(ConnectionResetError("the bus ended the connection"))
+                    future.set_exception(ConnectionResetError(f"the connection ended: {error!r}"))
 
     async def _receive(self) -> None:
         while True:
