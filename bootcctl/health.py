@@ -43,6 +43,36 @@ def health(options: Namespace, terminal: Terminal) -> int:
 
 
 def _clear(options: Namespace, terminal: Terminal) -> int:
+    try:
+        digests = _clear_by_service(options)
+    except Failure as failure:
+        if failure.kind != "Unreachable":
+            raise
+        digests = _clear_by_program(options)
+    terminal.document({"cleared": digests})
+    terminal.result("".join(f"{digest} may be taken again\n" for digest in digests) or "Nothing had failed")
+    return exitcodes.DONE
+
+
+def _clear_by_service(options: Namespace) -> list[str]:
+    import asyncio
+
+    from bootcctl.client import MANAGER, ROOT, Client, may_ask_person
+    from bootcctl.passwords import password_agent
+
+    async def clear(interactive: bool) -> list[str]:
+        async with Client(options.bus, interactive=interactive) as client:
+            return list(
+                (await client.call(ROOT, MANAGER, "ClearFailures", "sa{sv}", [options.digest, {}]))[0]
+            )
+
+    interactive = may_ask_person()
+    with password_agent(interactive):
+        return asyncio.run(clear(interactive))
+
+
+def _clear_by_program(options: Namespace) -> list[str]:
+    """Do it where there is no service."""
     import subprocess
 
     if os.geteuid() != 0:
@@ -58,10 +88,7 @@ def _clear(options: Namespace, terminal: Terminal) -> int:
         raise Failure("InvalidArguments", f"{options.digest} has not failed here", "see: bootcctl health")
     if done.returncode:
         raise Failure("Failed", "the record cannot be changed", "see: journalctl -t bootcd")
-    digests = done.stdout.split()
-    terminal.document({"cleared": digests})
-    terminal.result("".join(f"{digest} may be taken again\n" for digest in digests) or "Nothing had failed")
-    return exitcodes.DONE
+    return done.stdout.split()
 
 
 def health_document(record: dict[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ from bootcd.varlink.frontend import Frontend as VarlinkFrontend
 log = logging.getLogger(__name__)
 
 WORKER = (sys.executable, "-m", "bootcd.worker")
+HEALTH = (sys.executable, "-m", "bootcd.health")
 _THREADS = 2
 "For file work; more would only cost memory."
 
@@ -119,6 +120,7 @@ async def _serve(options: Options, config: Config) -> int:
         version=__version__,
         identity=identity,
         boot_id=boot_id(),
+        health=HEALTH,
     )
     agent = Agent(service, clock=clock, chance=steady_chance(identity))
     async with AsyncExitStack() as stack:

@@ -148,6 +148,8 @@ class World:
                 self._paused = {}
                 self._show_gates()
                 return [], []
+            case "ClearFailures":
+                return [[]], []
             case "Diff" | "ConfigDiff":
                 return [0], [_memory(_document(member))]
             case _:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ from bootcd.agent.appointments import Appointments
 from bootcd.agent.courtesy import Courtesy
 from bootcd.agent.driving import Driving
 from bootcd.agent.errand import Comparisons
-from bootcd.agent.health import HealthFile, history_entry
+from bootcd.agent.health import HealthFile, clear_failures, history_entry
 from bootcd.agent.inhibition import Inhibition
 from bootcd.agent.inspection import HostWatcher
 from bootcd.agent.interface import Outside
@@ -32,7 +32,7 @@ from bootcd.host import journal
 from bootcd.host.clock import Clock
 from bootcd.jobs.events import JobEvent
 from bootcd.jobs.manager import JobManager
-from bootcd.model.errors import BootcdError, Busy, InvalidConfig, StaleGeneration
+from bootcd.model.errors import BootcdError, Busy, InvalidConfig, StaleGeneration, WrongState
 from bootcd.model.health import FailureState, HealthRecord
 from bootcd.model.host import Host, HostState
 from bootcd.model.job import (
@@ -81,8 +81,8 @@ class Service:
     """All a front end sees.
 
     `load` reads the settings anew and `inspect` looks at the system root it is given; both may raise
-    BootcdError, and `load` blocks. `identity` is the machine's, for rollouts, `boot_id` that of this boot.
-    Files go to the directories `state` and `runtime`.
+    BootcdError, and `load` blocks. `identity` is the machine's, for rollouts, `boot_id` that of this boot,
+    and `health` runs bootcd-health. Files go to the directories `state` and `runtime`.
     """
 
     def __init__(
@@ -100,6 +100,7 @@ class Service:
         backend: str = "ostree",
         identity: bytes = b"",
         boot_id: str = "",
+        health: Sequence[str] = (),
     ) -> None:
         self._manager = manager
         self._settings = settings
@@ -109,6 +110,8 @@ class Service:
         self._clock = clock
         self._identity = identity
         self._boot_id = boot_id
+        self._health_command = tuple(health)
+        self._state = state
         self._comparisons = comparisons
         self._publication = Publication()
         self._watcher = HostWatcher(inspect, settings.worker.sysroot, self._on_host)
@@ -309,7 +312,18 @@ class Service:
         self._refresh()
 
     async def _begin_appointed(self, made: Appointment) -> None:
+        if await self._called_off():
+            raise WrongState("somebody who is logged in has called it off")
         await self.begin(JobKind.APPLY, made.requester, made.options)
+
+    async def clear_failures(self, digest: str) -> tuple[str, ...]:
+        """Let versions that booted badly be taken again, all or one; return their digests.
+
+        Raises InvalidArguments and BackendFailed.
+        """
+        cleared = await clear_failures(self._health_command, self._state, self._runtime, digest)
+        await self._health_file.look()
+        return cleared
 
     async def reload(self) -> None:
         """Read the settings again and look at the host again. Raises InvalidConfig, old settings kept."""
@@ -436,7 +450,13 @@ class Service:
         for failure in record.failures:
             if failure.state is FailureState.ROLLED_BACK:
                 await self._manager.remember(history_entry(failure))
-        self._refresh(good=record.good, failed=tuple(failure.digest for failure in record.failures))
+        last = record.last
+        self._refresh(
+            good=record.good,
+            failed=tuple(failure.digest for failure in record.failures),
+            failures=tuple(failure.model_copy(update={"journal": ""}) for failure in record.failures),
+            boot_health=last if last and last.boot_id == self._boot_id else None,
+        )
 
     async def _settle(self, _: JobRecord) -> None:
         await self._watcher.look()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from bootcd.jobs.events import JobAdded, JobChanged, JobForgotten
+from bootcd.model.health import BootHealth, FailedBoot
 from bootcd.model.host import Host
 from bootcd.model.job import ImageUpdate
 from bootcd.model.report import DeploymentDetails
@@ -56,6 +57,10 @@ class Snapshot:
     available: ImageUpdate | None = None
     good: tuple[str, ...] = ()
     "Digests of versions that booted well here."
+    boot_health: BootHealth | None = None
+    "The verdict on this boot, once there is one."
+    failures: tuple[FailedBoot, ...] = ()
+    "Without their journals."
     failed: tuple[str, ...] = ()
     "Digests of versions that booted badly here, and are not taken again unasked."
     mode: str = "off"

@@ -13,12 +13,13 @@ from dbus_fast import Variant
 from bootcd.agent.snapshot import Snapshot
 from bootcd.bus.entries import microseconds, outcome_entries, signature_entries, update_entries
 from bootcd.bus.errors import bus_name, clean_text
+from bootcd.bus.healthentries import boot_health_entries, failed_version_entries
 from bootcd.bus.schema import Argument, Interface, Method, Property, Signal, variant
 from bootcd.model.errors import ErrorInfo
 from bootcd.model.host import BootEntry
 from bootcd.model.job import JobKind, JobRecord, JobState
 from bootcd.model.report import DeploymentDetails
-from bootcd.model.right import INHIBIT, PAUSE, RIGHTS, Right
+from bootcd.model.right import CLEAR_FAILURES, INHIBIT, PAUSE, RIGHTS, Right
 from bootcd.update.features import features, read_only_reason
 
 ROOT_PATH = "/org/bootcd1"
@@ -293,6 +294,13 @@ MANAGER = Interface.of(
     Method("ListInhibitors", outputs=(Argument("inhibitors", "a(ssssut)"),)),
     Method("Pause", (Argument("until", "t"), _OPTIONS), options={}, right=PAUSE),
     Method("Resume", (_OPTIONS,), options={}, right=PAUSE),
+    Method(
+        "ClearFailures",
+        (Argument("digest", "s"), _OPTIONS),
+        (Argument("digests", "as"),),
+        options={},
+        right=CLEAR_FAILURES,
+    ),
     Method("Reload", right=Right("reload")),
     Signal("JobNew", (_JOB, Argument("uuid", "s"), Argument("kind", "s"))),
     Signal(
@@ -325,6 +333,12 @@ MANAGER = Interface.of(
     Property("NextAction", "(sst)", _next_action),
     Property(
         "ReadOnlyReason", "s", lambda view: read_only_reason(view.snapshot.state, view.snapshot.host.status)
+    ),
+    Property("BootHealth", "a{sv}", lambda view: boot_health_entries(view.snapshot.boot_health)),
+    Property(
+        "FailedVersions",
+        "aa{sv}",
+        lambda view: [failed_version_entries(failure) for failure in view.snapshot.failures],
     ),
     Property("ScheduledApply", "a{sv}", _scheduled_apply),
     Property("Paused", "a{sv}", _paused),

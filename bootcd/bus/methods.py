@@ -25,6 +25,7 @@ from bootcd.model.job import JobKind, JobOptions
 from bootcd.update.inhibit import parse_wish
 
 _GENERATION_SECS = 20.0
+_DIGEST_LIMIT = 128
 _JOBS = {
     "Check": JobKind.CHECK,
     "Upgrade": JobKind.UPGRADE,
@@ -59,6 +60,7 @@ class Methods:
             "ListInhibitors": self._list_inhibitors,
             "ScheduleApply": self._schedule_apply,
             "CancelApply": self._cancel_apply,
+            "ClearFailures": self._clear_failures,
             "Pause": self._pause,
             "Resume": self._resume,
             "Reload": self._reload,
@@ -133,6 +135,9 @@ class Methods:
         await self._service.cancel_apply(call.requester)
         return []
 
+    async def _clear_failures(self, call: Call) -> list[Any]:
+        return [list(await self._service.clear_failures(_digest(call.arguments[0])))]
+
     async def _pause(self, call: Call) -> list[Any]:
         await self._service.pause(moment.from_microseconds(call.arguments[0]), call.requester)
         return []
@@ -190,6 +195,13 @@ def _job_options(call: Call) -> JobOptions:
     if call.method.right and call.method.right.is_limited(call.action, call.caller.uid):
         given["verified_only"] = True
     return _options(call, given)
+
+
+def _digest(text: str) -> str:
+    # It becomes an argument of a command. Where an image has none, a version is named by its commit.
+    if text.startswith("-") or len(text) > _DIGEST_LIMIT:
+        raise InvalidArguments("this is no digest", hint="see: bootcctl health")
+    return text
 
 
 def _options(call: Call, given: dict[str, Any]) -> JobOptions:

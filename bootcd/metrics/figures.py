@@ -68,6 +68,12 @@ NEXT_ACTION = Metric(
     "When the service will act by itself next, and how; absent if it will not.",
     ("action",),
 )
+BOOT_HEALTHY = Metric(
+    "bootcd_boot_healthy", "gauge", "1 if this boot was found good, 0 if bad; absent while it is not judged."
+)
+FAILED_VERSIONS = Metric(
+    "bootcd_failed_versions", "gauge", "Versions that booted badly here and are not taken again unasked."
+)
 GATE_SINCE = Metric(
     "bootcd_gate_since_timestamp_seconds",
     "gauge",
@@ -120,6 +126,8 @@ METRICS = (
         AVAILABLE,
         AVAILABLE_BYTES,
         NEXT_ACTION,
+        BOOT_HEALTHY,
+        FAILED_VERSIONS,
         GATE_SINCE,
         GATE_SECONDS,
         RUNNING,
@@ -150,6 +158,9 @@ def samples(snapshot: Snapshot, tally: Tally) -> Iterator[Sample]:
         yield Sample(AVAILABLE_BYTES, snapshot.available.download_bytes)
     if snapshot.next_action.action and snapshot.next_action.when is not None:
         yield _moment(NEXT_ACTION, snapshot.next_action.when, snapshot.next_action.action)
+    if snapshot.boot_health is not None:
+        yield Sample(BOOT_HEALTHY, snapshot.boot_health.good)
+    yield Sample(FAILED_VERSIONS, len(snapshot.failures))
     yield from (_moment(GATE_SINCE, since, gate) for gate, since in sorted(tally.gates.items()))
     yield from (Sample(GATE_SECONDS, seconds, (gate,)) for gate, seconds in sorted(tally.held.items()))
     yield from _jobs(tally)

@@ -51,6 +51,8 @@ _APPLIES = {"apply": "apply", **_IGNORES}
 
 INHIBIT = Right("inhibit-block", mode_actions={"delay": "inhibit-delay"})
 
+CLEAR_FAILURES = Right("clear-failures")
+
 PAUSE = Right("pause")
 "To pause and to resume."
 

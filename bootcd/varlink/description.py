@@ -30,6 +30,7 @@ CHANGES: dict[str, Mapping[str, str]] = {
     "Cancel": {"uuid": "string", **_RIGHT},
     "GetLog": {"uuid": "string", **_RIGHT},
     "ConfigDiff": _RIGHT,
+    "ClearFailures": {"digest": "?string", **_RIGHT},
     "ScheduleApply": {
         "when": "int",
         "softReboot": "?string",
@@ -52,6 +53,7 @@ _ANSWERS = {
     "Wait": "job: Job",
     "Diff": "document: object",
     "ConfigDiff": "document: object",
+    "ClearFailures": "digests: []string",
     "GetLog": "log: string",
 }
 
@@ -66,6 +68,7 @@ _MEANINGS = {
     "Diff": "Compares two deployments, named '<checksum>.<serial>', as 'bootcctl diff --json' does.",
     "GetLog": "What a job's worker has printed so far. Needs no right if the caller started the job.",
     "ConfigDiff": "Compares /etc with that of the image, as 'bootcctl config-diff --json' does.",
+    "ClearFailures": "Lets versions that booted badly be taken again, or that one, and names them.",
     "ScheduleApply": "Reboots at a time into what is staged or queued then, and not before it.",
     "CancelApply": "Calls that off.",
     "Pause": "Does nothing unasked until a time, or until resumed. What is asked for is done all the same.",
@@ -132,6 +135,17 @@ type Inhibitor (what: []string, who: string, why: string, mode: string, uid: int
 # What holds something up that would be done unasked, with the actions it holds up: check, stage or apply.
 type Gate (name: string, reason: string, until: ?int, actions: []string)
 
+# The verdict on this boot, see bootcd-health(8).
+type BootHealth (
+  good: bool, digest: string, version: ?string, time: int, problems: []string, warnings: []string,
+  reason: ?string
+)
+
+# A version that booted badly and is not taken again unasked; 'state' is bad, rolling-back or rolled-back.
+type FailedVersion (
+  digest: string, image: ?string, version: ?string, time: int, reasons: []string, state: string
+)
+
 # The host reboots then, as somebody has asked for.
 type ScheduledApply (when: int, uid: int, softReboot: ?string)
 
@@ -144,6 +158,7 @@ type Status (
   version: string, backend: string, state: string, stateSince: int, generation: int, mode: string,
   rebootRequired: bool, activeJob: ?string, lastCheck: ?int, lastCheckResult: ?string, available: ?Update,
   features: []string, readOnlyReason: ?string, blockedBy: []Gate, inhibitors: []Inhibitor,
+  bootHealth: ?BootHealth, failedVersions: []FailedVersion,
   scheduledApply: ?ScheduledApply, paused: ?Paused, nextAction: NextAction, host: object
 )
 """

@@ -11,6 +11,7 @@ from typing import Any
 
 from bootcd.agent.snapshot import Snapshot
 from bootcd.model.errors import ErrorInfo
+from bootcd.model.health import BootHealth, FailedBoot
 from bootcd.model.job import ImageUpdate, JobRecord, JobState, Outcome
 from bootcd.model.moment import microseconds
 from bootcd.model.trust import Verdict
@@ -77,6 +78,8 @@ def status(snapshot: Snapshot) -> Document:
         readOnlyReason=read_only_reason(snapshot.state, snapshot.host.status) or None,
         blockedBy=[gate(shut) for shut in snapshot.gates],
         inhibitors=[inhibitor(held) for held in snapshot.inhibitors],
+        bootHealth=boot_health(snapshot.boot_health),
+        failedVersions=[failed_version(failure) for failure in snapshot.failures],
         scheduledApply=scheduled_apply(snapshot.appointment),
         paused=paused(snapshot.paused),
         nextAction=_known(action=action.action, reason=action.reason, when=_usec(action.when)),
@@ -90,6 +93,31 @@ def gate(shut: Gate) -> Document:
         reason=shut.reason,
         until=_usec(shut.ends),
         actions=[action.value for action in shut.actions],
+    )
+
+
+def boot_health(health: BootHealth | None) -> Document | None:
+    if health is None:
+        return None
+    return _known(
+        good=health.good,
+        digest=health.digest,
+        version=health.version or None,
+        time=_usec(health.time),
+        problems=list(health.problems),
+        warnings=list(health.warnings),
+        reason=health.reason or None,
+    )
+
+
+def failed_version(failure: FailedBoot) -> Document:
+    return _known(
+        digest=failure.digest,
+        image=failure.image or None,
+        version=failure.version or None,
+        time=_usec(failure.time),
+        reasons=list(failure.reasons),
+        state=failure.state.value,
     )
 
 

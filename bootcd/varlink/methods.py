@@ -14,7 +14,7 @@ from bootcd.host.peers import Peer
 from bootcd.model import moment
 from bootcd.model.errors import NoSuchDeployment, NoSuchJob
 from bootcd.model.job import JobKind, JobOptions, JobRecord, Requester, SoftReboot
-from bootcd.model.right import PAUSE, RIGHTS
+from bootcd.model.right import CLEAR_FAILURES, PAUSE, RIGHTS
 from bootcd.varlink import documents
 from bootcd.varlink.verbs import INTERACTIVE, VERBS, InvalidParameter, Verb, job_options
 
@@ -72,6 +72,7 @@ class Methods:
             "ConfigDiff": self._config_diff,
             "ScheduleApply": self._schedule_apply,
             "CancelApply": self._cancel_apply,
+            "ClearFailures": self._clear_failures,
             "Pause": self._pause,
             "Resume": self._resume,
             "Reload": self._reload,
@@ -169,6 +170,13 @@ class Methods:
         await self._require(request, "apply")
         await self._service.cancel_apply(_requester(request.peer))
         yield Reply({})
+
+    async def _clear_failures(self, request: Request) -> Replies:
+        digest = request.values.get("digest", "")
+        if digest.startswith("-"):
+            raise InvalidParameter("digest")
+        await self._require(request, CLEAR_FAILURES.action)
+        yield Reply({"digests": list(await self._service.clear_failures(digest))})
 
     async def _pause(self, request: Request) -> Replies:
         until = request.values.get("until", 0)

@@ -85,6 +85,7 @@ async def test_upgrade_answers_with_a_job_that_exists(peer: Peer, service: Scrip
                 JobOptions(soft_reboot=SoftReboot.AUTO),
             ),
         ),
+        ("ClearFailures", "sa{sv}", ["sha256:b", {}], ("clear-failures", "sha256:b")),
         ("CancelApply", "a{sv}", [{}], ("cancel-apply",)),
         ("Resume", "a{sv}", [{}], ("resume",)),
         ("Reload", "", [], ("reload",)),

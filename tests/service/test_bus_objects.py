@@ -87,6 +87,8 @@ async def test_get_all_of_manager_shows_the_snapshot(peer: Peer, service: Script
         "Mode": "stage",
         "NextAction": ["check", "the interval is over", START_USEC],
         "ReadOnlyReason": "",
+        "BootHealth": {},
+        "FailedVersions": [],
         "ScheduledApply": {},
         "Paused": {},
         "BlockedBy": [],

@@ -91,6 +91,7 @@ def arguments(path: str, method: Method) -> list[Any]:
         "why": "testing",
         "mode": "block",
         "until": 0,
+        "digest": "",
         "when": 1,
         "interface_name": own.name,
         "property_name": own.properties[0].name,

@@ -149,6 +149,10 @@ class ScriptedService:
     async def cancel_apply(self, requester: Requester) -> None:
         self._note("cancel-apply")
 
+    async def clear_failures(self, digest: str) -> tuple[str, ...]:
+        self._note("clear-failures", digest)
+        return (digest,)
+
     async def reload(self) -> None:
         self._note("reload")
 

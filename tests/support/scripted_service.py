@@ -269,6 +269,10 @@ class ScriptedService:
         self.requests.append(("cancel-apply", {}))
         self.publish(appointment=None)
 
+    async def clear_failures(self, digest: str) -> tuple[str, ...]:
+        self.requests.append(("clear-failures", {"digest": digest}))
+        return (digest,) if digest else ()
+
     async def reload(self) -> None:
         self.requests.append(("reload", {}))
         if "reload" in self.refusals:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -103,6 +104,7 @@ class ServiceBench:
             clock=self.clock,
             version="0.0",
             boot_id=boot_id,
+            health=(sys.executable, "-m", "bootcd.health"),
         )
         self.changes: list[Change] = []
         self._happened = asyncio.Event()

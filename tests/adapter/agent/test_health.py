@@ -7,9 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
+
 from bootcd.host.documents import load_document
 from bootcd.host.files import write_atomic
-from bootcd.model.health import RECORD_LIMIT, FailedBoot, FailureState, HealthRecord
+from bootcd.model.errors import InvalidArguments
+from bootcd.model.health import RECORD_LIMIT, BootHealth, FailedBoot, FailureState, HealthRecord
 from bootcd.model.job import JobKind, JobState
 from tests.support.jobs import WorkerScript
 from tests.support.service import ServiceBench, update_to
@@ -66,3 +69,24 @@ def test_record_that_cannot_be_understood_is_taken_for_absent(tmp_path: Path) ->
     (tmp_path / "health.json").write_text("{")
     assert load_document(tmp_path / "health.json", RECORD_LIMIT, HealthRecord) is None
     assert load_document(tmp_path / "absent.json", RECORD_LIMIT, HealthRecord) is None
+
+
+async def test_failures_are_shown_without_their_journal_and_cleared_by_the_service(
+    tmp_path: Path, script: WorkerScript
+) -> None:
+    (tmp_path / "state").mkdir()
+    last = BootHealth(boot_id="this", digest="x", time=FAILURE.time, good=False, problems=("disk",))
+    record = RECORD.model_copy(update={"last": last})
+    (tmp_path / "state/health.json").write_text(record.model_dump_json())
+    async with ServiceBench(tmp_path, script) as bench:
+        shown = bench.service.snapshot
+        assert shown.boot_health == last
+        [failure] = shown.failures
+        assert failure == FAILURE.model_copy(update={"journal": ""})
+        with pytest.raises(InvalidArguments):
+            await bench.service.clear_failures("sha256:other")
+        assert await bench.service.clear_failures(DIGEST) == (DIGEST,)
+        assert bench.service.snapshot.failures == ()
+        assert await bench.service.clear_failures("") == ()
+    async with ServiceBench(tmp_path, script, boot_id="another") as bench:
+        assert bench.service.snapshot.boot_health is None

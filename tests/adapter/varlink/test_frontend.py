@@ -291,6 +291,7 @@ async def test_every_change_asks_for_its_right(
             {"when": 1_800_000_000_000_000, "ignoreInhibitors": True},
             ["apply", "ignore-inhibitors"],
         ),
+        "ClearFailures": ({"digest": "sha256:b"}, ["clear-failures"]),
         "CancelApply": ({}, ["apply"]),
         "Pause": ({"until": 1_800_000_000_000_000}, ["pause"]),
         "Resume": ({}, ["pause"]),

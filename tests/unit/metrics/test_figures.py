@@ -13,6 +13,7 @@ from bootcd.metrics.exposition import render
 from bootcd.metrics.figures import METRICS, samples
 from bootcd.metrics.tally import Tally
 from bootcd.model.errors import OutOfSpace
+from bootcd.model.health import BootHealth
 from bootcd.model.job import (
     ImageUpdate,
     JobKind,
@@ -77,7 +78,14 @@ def test_service_at_rest_tells_what_it_is_and_no_more() -> None:
     assert figures[f"bootcd_deployment_info booted registry.test/os:1 sha256:{BOOTED} 1.0"] == 1
     assert figures["bootcd_jobs_started_total check"] == 0
     assert figures["bootcd_fetched_bytes_total"] == 0
-    absent = ("bootcd_staged_since", "bootcd_last_check", "bootcd_next_action", "bootcd_job_failures")
+    assert figures["bootcd_failed_versions"] == 0
+    absent = (
+        "bootcd_boot_healthy",
+        "bootcd_staged_since",
+        "bootcd_last_check",
+        "bootcd_next_action",
+        "bootcd_job_failures",
+    )
     assert not [name for name in figures if name.startswith(absent)]
 
 
@@ -208,6 +216,7 @@ def test_samples_come_in_the_order_of_the_list_and_each_is_listed() -> None:
         last_check_result="available",
         available=ImageUpdate(image="i", digest="d", download_bytes=1),
         next_action=NextAction("stage", "", START),
+        boot_health=BootHealth(time=START, good=True),
     )
     met = list(dict.fromkeys(sample.metric.name for sample in samples(shown, tally)))
     assert met == [metric.name for metric in METRICS]
