@@ -46,9 +46,11 @@ class Agent:
         try:
             while True:
                 self._wake.clear()
+                now = self._clock.now()
                 plan = self._service.plan(started=started, chance=self._chance)
                 self._announce(plan)
-                if plan.is_due(self._clock.now()):
+                # A plan for a moment that has come since is made anew: by then it may be another.
+                if plan.is_due(now):
                     await self._act(plan.action)
                 else:
                     await self._wait(plan)

@@ -17,7 +17,7 @@ from bootcd.update.checking import CHECKING
 from bootcd.update.facts import Action, Facts, Mode, Rules
 from bootcd.update.gates import Check, Gate, S, all_open, longest, merged, shut
 from bootcd.update.machine import WORKING, Situation, State
-from bootcd.update.outside import courtesy_from
+from bootcd.update.outside import courtesy_from, sessions
 from bootcd.update.staging import STAGING
 
 
@@ -47,10 +47,7 @@ def plan(situation: Situation, facts: Facts, rules: Rules) -> Plan:
     """Decide what to do next; of what is due applying comes first, then staging."""
     if idle := _idle(situation, rules):
         return Plan(Action.NOTHING, idle)
-    # Far ahead is what people were told before the clock was set back.
-    told, courtesy = facts.courtesy_until, rules.conditions.courtesy
-    if told is None or told > facts.now + courtesy:
-        facts = replace(facts, courtesy_until=courtesy_from(facts.now, rules))
+    facts = replace(facts, courtesy_until=_courtesy(facts, rules))
     considered = _considered(situation, facts, rules)
     gates = merged(gate for each in considered for gate in each.gates)
     if facts.job_active or situation.state in WORKING:
@@ -76,6 +73,17 @@ _HELD = {
     Action.STAGE: "the available update is not staged: ",
     Action.CHECK: "",
 }
+
+
+def _courtesy(facts: Facts, rules: Rules) -> datetime:
+    """Return when people who are logged in have had their time, if they are told now what they were not."""
+    # Far ahead is what people were told before the clock was set back.
+    told, staged = facts.courtesy_until, facts.host.status.staged
+    if told and told <= facts.now + rules.conditions.courtesy:
+        return told
+    others = tuple(check for check in APPLYING if check is not sessions)
+    # As long as something else is in the way nobody is told; the time for that comes when it is not.
+    return facts.now if staged and shut(others, facts, rules, staged) else courtesy_from(facts.now, rules)
 
 
 def _idle(situation: Situation, rules: Rules) -> str:

@@ -81,6 +81,8 @@ class Oracle:
         if not self._ready(begins):
             self._open_for = _NOTHING
             return
+        if self._world.surroundings.people:
+            patience += self._world.rules.conditions.courtesy
         spans = self._openings.between(begins, ends)
         for opens, closes in spans:
             if opens > begins:
@@ -102,7 +104,8 @@ class Oracle:
             return False
         if self._low_battery() or world.surroundings.shutdown_blocks:
             return False
-        if world.surroundings.people and world.rules.conditions.sessions is not OnSessions.IGNORE:
+        waits = world.surroundings.people and world.rules.conditions.sessions is OnSessions.WAIT
+        if world.pause or waits:
             return False
         name, last, count = self._tried
         tried = name == name_of(world.staged.entry())
@@ -112,7 +115,7 @@ class Oracle:
 
     def _passes_overdue(self, begins: datetime, ends: datetime, patience: timedelta) -> None:
         world = self._world
-        idle = world.up and not world.busy and not self._inhibited(What.CHECK)
+        idle = world.up and not world.busy and not world.pause and not self._inhibited(What.CHECK)
         if world.rules.mode is Mode.OFF or not idle:
             self._overdue_for = _NOTHING
             return
@@ -131,6 +134,8 @@ class Oracle:
         mode = world.rules.mode
         if world.busy or not world.up:
             self.breach("two things at once", action)
+        if world.pause:
+            self.breach("something in a pause", action)
         match action:
             case Action.CHECK:
                 self._figures.checks += 1

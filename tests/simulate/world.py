@@ -55,6 +55,7 @@ from bootcd.update.machine import (
     advance,
     observe,
 )
+from bootcd.update.pause import Pause, begin_pause
 from bootcd.update.planner import plan
 from bootcd.update.surroundings import Conditions, OnSessions, ShutdownBlock, Surroundings
 from tests.simulate.figures import Figures
@@ -137,6 +138,7 @@ class World:
         self.inhibitors: tuple[Inhibitor, ...] = ()
         self.surroundings = Surroundings(people=())
         self._told = Told()
+        self._pause: Pause | None = None
         self.job: Job | None = None
         self.up = True
         self._jobs = 0
@@ -149,6 +151,7 @@ class World:
             (4 * DAY, self._lose_registry),
             (1 * DAY, self._inhibit),
             (4 * HOUR, self._surround),
+            (3 * DAY, self._pause_updates),
             (2 * DAY, self._set_clock),
             (1 * DAY, self._suspend),
             (3 * DAY, self._restart),
@@ -211,6 +214,13 @@ class World:
         )
         return Host(spec=HostSpec(image=_TRACKED), status=status)
 
+    @property
+    def pause(self) -> Pause | None:
+        """The one that is in force."""
+        if self._pause and self.now < self._pause.since:
+            self._pause = self._pause.moved(self.now)
+        return None if self._pause is None or self._pause.is_over(self.now) else self._pause
+
     def _start_service(self) -> None:
         self._memory = Memory.model_validate_json(self._memory.to_json())
         self._situation = Situation(image=self._memory.image, available=self._memory.available)
@@ -248,6 +258,7 @@ class World:
                 first_seen=self._memory.seen,
                 surroundings=self.surroundings,
                 courtesy_until=self._told.at(self.now),
+                pause=self.pause,
             )
             made = plan(self._situation, facts, self.rules)
             self.figures.plans += 1
@@ -452,6 +463,19 @@ class World:
                 blocks = () if known.shutdown_blocks else (ShutdownBlock("backup", "copying"),)
                 known = replace(known, shutdown_blocks=blocks)
         self.surroundings = known
+        return True
+
+    def _pause_updates(self) -> bool:
+        """Somebody wants to be left alone, until a time or until he says so."""
+        secs = self.random.expovariate(1 / (12 * HOUR))
+        until = None if self.random.random() < 0.5 else self.now + timedelta(seconds=secs)
+        self._pause = begin_pause(self.now, until, 1000)
+
+        def over() -> bool:
+            self._pause = None
+            return True
+
+        self._after(secs, over)
         return True
 
     def _set_clock(self) -> bool:

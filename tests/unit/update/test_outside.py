@@ -155,13 +155,23 @@ def test_nobody_is_told_while_something_else_is_in_the_way() -> None:
 def test_reboot_that_was_called_off_does_not_come_for_an_hour() -> None:
     off = NOW + HOUR
     result = planned(APPLY, ANN, off=off)
-    assert [(gate.name, gate.ends) for gate in result.gates] == [
-        ("called-off", off),
-        ("sessions", NOW + 10 * MINUTE),
-    ]
+    assert [(gate.name, gate.ends) for gate in result.gates] == [("called-off", off)]
     assert (result.not_before, result.notice) == (off, None)
     assert planned(APPLY, ANN, off=off, now=off).notice == off + 10 * MINUTE
     assert planned(APPLY, ANN, off=off, now=NOW - HOUR).notice == NOW - 50 * MINUTE
+
+
+def test_people_are_told_as_soon_as_a_window_opens_however_short_it_is() -> None:
+    opens = NOW + 4 * MINUTE
+    rules = replace(APPLY, windows=(parse_window("12:04", 5 * MINUTE),))
+    assert planned(rules, ANN).not_before == opens, "or the agent would wake up when it is closed again"
+    first = planned(rules, ANN, now=opens)
+    assert first.notice == opens + 4 * MINUTE
+    assert planned(rules, ANN, told=first.notice, now=first.notice).is_due(first.notice)
+
+
+def test_people_who_were_told_by_a_clock_that_was_ahead_are_told_anew() -> None:
+    assert planned(APPLY, ANN, told=NOW + 3652 * 24 * HOUR).notice == NOW + 10 * MINUTE
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ WRONG = [
         )
         for actions, checks, left_out, problem in (
             ("APPLYING", applying.APPLYING, applying.window, "a reboot outside"),
-            ("APPLYING", applying.APPLYING, outside.sessions, "a reboot nobody was told"),
+            ("APPLYING", applying.APPLYING, outside.sessions, "a reboot of people who are waited"),
             ("APPLYING", applying.APPLYING, outside.shutdown_blocked, "a reboot at a bad moment"),
             ("STAGING", staging.STAGING, outside.metered, "staging at a bad moment"),
             ("STAGING", staging.STAGING, maturity.rollout, "staging before the turn"),
