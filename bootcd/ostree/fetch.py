@@ -43,7 +43,7 @@ from bootcd.ostree.rebuild import Rebuilt
 from bootcd.ostree.repository import Repository, Transaction
 from bootcd.ostree.sepolicy import Policy, read_policy, read_policy_of
 from bootcd.ostree.signature import verify_commit
-from bootcd.ostree.store import ObjectStore, publish
+from bootcd.ostree.store import ObjectStore, publish, require_space
 from bootcd.ostree.stream import BytePipe, ByteSource, cancelled
 from bootcd.ostree.tree import Directory
 from bootcd.ostreefmt.refs import blob_ref
@@ -211,6 +211,8 @@ class Fetch:
                 self._progress.bytes_cached -= saved
             else:
                 return
+        if self._partial is not None:
+            require_space(self._repository.path, layer.size, self._repository.reserve_bytes())
         await self._bring(layer, diff_id, open_blob(layer), None, what)
 
     async def _plan(self, layer: Descriptor, what: str) -> PartialLayer | None:

@@ -20,6 +20,7 @@ from datetime import datetime
 
 from bootcd.model.errors import NotBootable, OutOfSpace
 from bootcd.model.trust import Verdict
+from bootcd.oci.chunked import POSITION
 from bootcd.ostree.content import Contents
 from bootcd.ostree.contents import ContentIndex
 from bootcd.ostree.derived import read_layer_tree, write_layer_commit
@@ -96,7 +97,9 @@ class Importer:
         unique = {layer.digest: layer.size for layer in image.manifest.layers}
         progress.bytes_cached = sum(unique.values()) - progress.bytes_total
         progress.layers_cached = len(unique) - len(missing)
-        require_space(self._repository.path, progress.bytes_total, self._repository.reserve_bytes())
+        # What of the others is here already is known when their tables are.
+        whole = [layer.size for layer in missing if read_range is None or POSITION not in layer.annotations]
+        require_space(self._repository.path, sum(whole), self._repository.reserve_bytes())
 
         with ThreadPoolExecutor(self._parallel, thread_name_prefix="layer") as threads:
             transaction = await asyncio.to_thread(self._repository.begin)

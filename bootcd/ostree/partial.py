@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import io
 import logging
+import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -42,7 +43,8 @@ When = Literal["auto", "always"]
 MAX_TABLES_BYTES = 32 << 20
 "Of table and tar-split, compressed, which stay in memory."
 MAX_FILES = 250_000
-"In one layer; each takes about 300 bytes of memory."
+"In one layer; each takes about 300 bytes of memory, and its name."
+MAX_NAMES_BYTES = 32 << 20
 MIN_LAYER_BYTES = 256 << 10
 "A smaller layer costs less than the requests."
 WORTH = 0.8
@@ -222,13 +224,15 @@ def _read_contents(
     table = Table(decompressed(data, layout.table.plain_size), data_end=layout.data_end)
     contents: dict[str, Content] = {}
     left = most_plain_bytes(layer_bytes)
+    names_bytes = 0
     for entry in table:
         if entry.type != FILE or not entry.size:
             continue
         if entry.name in contents:
             raise InvalidLayer(f"its table of contents has {entry.name[-80:]!r} twice")
-        if len(contents) >= MAX_FILES:
-            raise InvalidLayer(f"it has more than {MAX_FILES} files")
+        names_bytes += sys.getsizeof(entry.name)
+        if len(contents) >= MAX_FILES or names_bytes > MAX_NAMES_BYTES:
+            raise InvalidLayer("it has more files than a plan can be made for")
         left -= entry.size
         if left < 0:
             raise InvalidLayer("it unpacks beyond all proportion")

@@ -159,6 +159,27 @@ async def test_image_that_was_here_in_another_form_is_not_fetched_again(reposito
     ostree(repository, "fsck")
 
 
+async def test_space_is_asked_for_what_is_fetched(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An update of little fits where its layers as a whole would not."""
+    await run_import(repository, make_image([make_chunked_layer(system(0))]), reference=OLD)
+    image = make_image([make_chunked_layer(system(1))])
+    asked: list[int] = []
+
+    def require(path: Path, needed_bytes: int, reserve_bytes: int) -> None:
+        asked.append(needed_bytes)
+
+    for place in ("importer", "fetch", "store"):
+        monkeypatch.setattr(f"bootcd.ostree.{place}.require_space", require)
+    await run_import(repository, image, ranges=Ranges(image), partial="always")
+    assert max(asked) < len(image.layers[0].blob) / 3
+
+    asked.clear()
+    await run_import(new_repository(repository.path.parent / "other"), image, ranges=Ranges(image))
+    assert len(image.layers[0].blob) in asked
+
+
 async def test_damaged_index_is_made_anew(repository: Repository) -> None:
     await run_import(repository, make_image([make_chunked_layer(system(0))]), reference=OLD)
     path = repository.path / "extensions/bootcd/contents.sqlite"
