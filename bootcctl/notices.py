@@ -23,6 +23,9 @@ _NOTIFIED_KINDS = {"upgrade": "update", "switch": "switch to another image", "ap
 _NEWS_USEC = 7 * 86_400_000_000
 "How long something that has happened is news to who logs in."
 
+_SOON_USEC = 15 * 60_000_000
+"How long before it a reboot that somebody has asked for is told."
+
 
 @dataclass(frozen=True, slots=True)
 class Notice:
@@ -48,21 +51,29 @@ def notices(
     return [notice for notice in found if notice]
 
 
+def next_look_usec(manager: dict[str, Any], now_usec: int) -> int:
+    """Return when there may be more to tell though nothing has changed; 0 for never."""
+    soon: int = manager.get("ScheduledApply", {}).get("when", 0) - _SOON_USEC
+    return soon if soon > now_usec else 0
+
+
 def _reboot(manager: dict[str, Any], now_usec: int) -> Notice | None:
+    asked_for: int = manager.get("ScheduledApply", {}).get("when", 0)
+    if now_usec < asked_for <= now_usec + _SOON_USEC:
+        return _restarts(asked_for, (RESTART,))
     action, _, when = manager.get("NextAction", ("", "", 0))
     waits_for_people = any(
         gate == "sessions" and until == when for gate, _, until, *_ in manager.get("BlockedBy", ())
     )
     if action != "apply" or not waits_for_people or when <= now_usec:
         return None
+    return _restarts(when, (RESTART, LATER))
+
+
+def _restarts(when: int, actions: tuple[str, ...]) -> Notice:
     clock = time.strftime("%H:%M", time.localtime(when / 1e6))
-    return Notice(
-        f"reboot:{when}",
-        f"This computer restarts at {clock}",
-        "An update is ready. Save your work.",
-        (RESTART, LATER),
-        urgent=True,
-    )
+    summary = f"This computer restarts at {clock}"
+    return Notice(f"reboot:{when}", summary, "An update is ready. Save your work.", actions, urgent=True)
 
 
 def _bad_news(manager: dict[str, Any], history: Sequence[dict[str, Any]], now_usec: int) -> list[Notice]:

@@ -20,7 +20,7 @@ from bootcctl import exitcodes
 from bootcctl.client import DEPLOYMENT, MANAGER, ROOT, BusGone, Changed, Client, Interrupt, Owner
 from bootcctl.desktop import Desktop
 from bootcctl.exitcodes import Failure
-from bootcctl.notices import LATER, RESTART, Notice, notices
+from bootcctl.notices import LATER, RESTART, Notice, next_look_usec, notices
 from bootcctl.terminal import Terminal
 
 _DAY_SECS = 86400.0
@@ -84,14 +84,14 @@ class _Notifier:
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._inhibitor = -1
+        self._look_at_usec = 0
 
     async def run(self) -> None:
         if not self.desktop.resume(self._memory.place):
             self._memory.shown = ""
-        if self._client.service_present:
-            await self._look()
+        await self._look()
         while True:
-            match await self._client.next_event(_DAY_SECS):
+            match await self._client.next_event(self._patience_secs()):
                 case Interrupt():
                     return
                 case BusGone():
@@ -103,6 +103,11 @@ class _Notifier:
                 case _:
                     await self._look()
 
+    def _patience_secs(self) -> float:
+        if not self._look_at_usec:
+            return _DAY_SECS
+        return min(_DAY_SECS, max(1.0, self._look_at_usec / 1e6 - time.time()))
+
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
@@ -111,8 +116,7 @@ class _Notifier:
 
     def look_soon(self) -> None:
         """Look again, as something has changed beside the service."""
-        if self._client.service_present:
-            self._spawn(self._look())
+        self._spawn(self._look())
 
     def chosen(self, action: str) -> None:
         """Do what somebody chose on the notification."""
@@ -124,6 +128,8 @@ class _Notifier:
     async def _look(self) -> None:
         """Show the first of what there is to tell and was not told, and take away what is no longer so."""
         async with self._turn:
+            if not self._client.service_present:
+                return
             try:
                 found = await self._found()
             except Failure:
@@ -146,7 +152,9 @@ class _Notifier:
             with suppress(Failure):  # It may have gone meanwhile.
                 staged = await self._client.get_all(path, DEPLOYMENT)
         history = await self._client.history(_HISTORY)
-        return notices(manager, staged, history, time.time_ns() // 1000)
+        now = time.time_ns() // 1000
+        self._look_at_usec = next_look_usec(manager, now)
+        return notices(manager, staged, history, now)
 
     async def _show(self, notice: Notice) -> None:
         if await self.desktop.show(notice):

@@ -52,6 +52,7 @@ from bootcd.ostreefmt.origin import REGISTRY, TrackedImage
 from bootcd.update import machine
 from bootcd.update.appointment import Appointment, make_appointment
 from bootcd.update.attempts import name_of
+from bootcd.update.courtesy import REHEARSED_FOR
 from bootcd.update.facts import Action, Facts, Rules
 from bootcd.update.gates import Gate
 from bootcd.update.inhibit import Wish, require_uninhibited
@@ -418,7 +419,11 @@ class Service:
 
     async def _called_off(self) -> bool:
         """Tell whether the reboot people were told of is not to come, and remember it."""
-        if self._courtesy.until is None or self._outside is None or not await self._outside.called_off():
+        until, now = self._courtesy.until, self._clock.now()
+        # Later the rehearsal is gone anyway.
+        if until is None or self._outside is None or not until <= now < until + REHEARSED_FOR:
+            return False
+        if not await self._outside.called_off():
             return False
         log.info("somebody who is logged in has called the reboot off")
         self._courtesy.call_off()

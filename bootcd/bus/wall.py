@@ -8,7 +8,7 @@ the job that asks hooks, inhibitors and the fleet first. org.freedesktop.login1(
 from __future__ import annotations
 
 import logging
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import Enum, auto
 from typing import Any
 
@@ -16,6 +16,7 @@ from dbus_fast import MessageFlag
 
 from bootcd.bus.connection import Connection, ConnectionEnded, RemoteError
 from bootcd.model.moment import microseconds
+from bootcd.update.courtesy import REHEARSED_FOR
 
 _log = logging.getLogger(__name__)
 
@@ -24,8 +25,6 @@ _NAME, _PATH = "org.freedesktop.login1", "/org/freedesktop/login1"
 _MANAGER = "org.freedesktop.login1.Manager"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 _REHEARSAL = "dry-reboot"
-_AFTER = timedelta(seconds=30)
-"By which it outlasts the beginning of the reboot, when one that is gone was called off."
 _TEXT = "An update is ready, and this host restarts to use it. See: bootcctl why"
 
 
@@ -45,7 +44,8 @@ class Notices:
                 _log.info("a shutdown is scheduled already, of which people know")
             elif when is not None:
                 await _ask(connection, "SetWallMessage", "sb", _TEXT, True)
-                await _ask(connection, "ScheduleShutdown", "st", _REHEARSAL, microseconds(when + _AFTER))
+                ends = microseconds(when + REHEARSED_FOR)
+                await _ask(connection, "ScheduleShutdown", "st", _REHEARSAL, ends)
                 self._rehearsed = True
             elif scheduled is _Scheduled.OURS:
                 await _ask(connection, "CancelScheduledShutdown")

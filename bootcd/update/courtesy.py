@@ -8,6 +8,9 @@ from datetime import datetime, timedelta
 GOOD_FOR = timedelta(minutes=15)
 "After the time people were told: a reboot that was refused is tried again within it, and surprises nobody."
 
+REHEARSED_FOR = timedelta(seconds=30)
+"After that time: a rehearsal of the reboot that is gone before was called off."
+
 CALLED_OFF = timedelta(hours=1)
 "How long a reboot that was called off does not come."
 

@@ -464,3 +464,23 @@ async def test_reboot_waits_for_people_and_longer_if_they_call_it_off(
         await time.passes(minutes=10)
         await bench.shown(state="rebooting")
     assert outside.told == [first, again]
+
+
+async def test_appointment_is_called_off_by_people_who_were_told_of_it(
+    tmp_path: Path, script: WorkerScript, time: Time
+) -> None:
+    show_host(script, STAGED)
+    outside = Outside()
+    outside.off = True
+    bench = ServiceBench(tmp_path, script, clock=time.clock)
+    async with bench, agent_at_work(bench, time):
+        bench.service.attach(outside)
+        await bench.shown(state="staged")
+        when = time.clock.now() + timedelta(minutes=10)
+        await bench.service.schedule_apply(when, SOMEBODY, JobOptions())
+        await bench.shown(reboot_at=when)
+        time.clock.move(minutes=10)
+        await bench.service._appointments._keep()
+        await bench.shown(appointment=None, reboot_at=None)
+    assert script.pids() == []
+    assert outside.told == [when]

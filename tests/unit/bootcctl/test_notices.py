@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bootcctl.notices import LATER, RESTART, notices
+from bootcctl.notices import LATER, RESTART, next_look_usec, notices
 
 NOW = 1_790_000_000_000_000
 HOUR = 3_600_000_000
@@ -63,6 +63,18 @@ def test_reboot_that_waits_for_people_comes_first_and_stays() -> None:
 )
 def test_reboot_people_do_not_have_to_know_of_is_not_told(changes: dict[str, Any]) -> None:
     assert [notice.key for notice in notices({**WAITING, **changes}, STAGED, [], NOW)] == ["ready:abc.0"]
+
+
+def test_reboot_somebody_has_asked_for_is_told_a_quarter_of_an_hour_before() -> None:
+    quarter = HOUR // 4
+    asked_for = {**READY, "ScheduledApply": {"when": NOW + HOUR, "uid": 0}}
+    assert [notice.key for notice in notices(asked_for, STAGED, [], NOW)] == ["ready:abc.0"]
+    assert next_look_usec(asked_for, NOW) == NOW + HOUR - quarter
+    first, *_ = notices(asked_for, STAGED, [], NOW + HOUR - quarter)
+    assert (first.key, first.actions) == (f"reboot:{NOW + HOUR}", (RESTART,))
+    assert next_look_usec(asked_for, NOW + HOUR - quarter) == 0
+    assert [notice.key for notice in notices(asked_for, STAGED, [], NOW + HOUR)] == ["ready:abc.0"]
+    assert next_look_usec(READY, NOW) == 0
 
 
 def test_failure_is_told_once_for_a_version_and_an_error() -> None:
