@@ -23,6 +23,7 @@ from bootcd.engine.notes import release_notes
 from bootcd.engine.protocol import Report
 from bootcd.engine.source import ImageSource, RangedSource, open_source
 from bootcd.engine.trust import Trust
+from bootcd.engine.whole import require_whole
 from bootcd.host import selinux
 from bootcd.host.clock import Clock
 from bootcd.model.errors import (
@@ -109,9 +110,11 @@ class Pulls:
             if resolved.digest in self._digests(self._sysroot.newest):
                 return Outcome(state=JobState.DONE)
             verdict = await self._trust.judge(tracked, source, resolved)
+            image = _image(tracked, resolved, verdict)
+            check_bootable(image)
+            if not self._is_noted(image):  # else it was whole then
+                await require_whole(source, tracked.name, missing_layers(self._sysroot.repository, image))
             notes = await release_notes(source, resolved)
-        image = _image(tracked, resolved, verdict)
-        check_bootable(image)
         await self._note_update(image)
         found = {"has_notes": bool(notes), "changes": self._changes(image)}
         update = self._describe(tracked, image).model_copy(update=found)
@@ -141,13 +144,17 @@ class Pulls:
         metadata = self._sysroot.repository.commit_metadata(deployment.get_csum()) if digest else {}
         return {digest, metadata.get(INDEX_DIGEST_KEY, "")} - {""}
 
+    def _is_noted(self, image: Image) -> bool:
+        entries = cached_update_metadata(image.digest, image.manifest_json, image.config_json)
+        noted = self._sysroot.repository.detached_metadata(self._sysroot.newest.get_csum())
+        return entries.items() <= noted.items()
+
     async def _note_update(self, image: Image) -> None:
         """Leave the finding where bootc looks for it: with the commit of the newest deployment."""
+        if self._is_noted(image):
+            return
         repository = self._sysroot.repository
         entries = cached_update_metadata(image.digest, image.manifest_json, image.config_json)
-        noted = repository.detached_metadata(self._sysroot.newest.get_csum())
-        if entries.items() <= noted.items():
-            return
 
         def note() -> None:
             repository.update_detached_metadata(self._sysroot.newest.get_csum(), entries)

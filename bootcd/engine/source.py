@@ -62,6 +62,15 @@ class ImageSource(Protocol):
 
 
 @runtime_checkable
+class AskedSource(Protocol):
+    """A source whose blobs may be missing although it has the manifest."""
+
+    async def has_blob(self, descriptor: Descriptor) -> bool:
+        """Ask whether a blob is there, without fetching it."""
+        ...
+
+
+@runtime_checkable
 class RangedSource(Protocol):
     """A source that may give parts of a blob; from the others whole ones are as cheap."""
 
@@ -172,6 +181,9 @@ class _RegistrySource:
 
     def open_blob(self, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
         return self.client.open_blob(self.reference, descriptor)
+
+    async def has_blob(self, descriptor: Descriptor) -> bool:
+        return await self.client.has_blob(self.reference, descriptor)
 
     async def read_range(self, descriptor: Descriptor, start: int, size: int) -> bytes | None:
         return await self.client.read_range(self.reference, descriptor, start, size)

@@ -27,7 +27,13 @@ from typing import Self
 from yarl import URL
 
 from bootcd.host.clock import Clock, SystemClock
-from bootcd.model.errors import BootcdError, RegistryProtocolError, RegistryTlsFailed, RegistryUnavailable
+from bootcd.model.errors import (
+    BootcdError,
+    NotFound,
+    RegistryProtocolError,
+    RegistryTlsFailed,
+    RegistryUnavailable,
+)
 from bootcd.oci.manifest import (
     INDEX_MEDIA_TYPES,
     MANIFEST_MEDIA_TYPES,
@@ -163,6 +169,22 @@ class RegistryClient:
         async with self._blobs, aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
+
+    async def has_blob(self, reference: ImageReference, descriptor: Descriptor) -> bool:
+        """Ask whether a blob of the repository is there; one of which nobody says is, until it is fetched."""
+        tries = self._tries(reference, descriptor.digest)
+        path = f"blobs/{descriptor.digest}"
+        while True:
+            try:
+                async with self._exchange("HEAD", path, tries, {}, also=_NO_HEAD):
+                    return True
+            except NotFound as error:
+                try:
+                    await tries.failed(error)
+                except NotFound:
+                    return False
+            except BootcdError:
+                return True
 
     async def read_range(
         self, reference: ImageReference, descriptor: Descriptor, start: int, size: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -223,6 +224,27 @@ async def test_check_tells_what_differs(host: Host) -> None:
     assert (changes.from_version, changes.from_digest) == ("1", host.image("1").digest)
     assert (changes.layers, changes.added_layers, changes.removed_layers) == (1, 1, 1)
     assert (changes.added_bytes, changes.removed_bytes) == (len(new.blob), len(old.blob))
+
+
+async def test_version_whose_layer_the_registry_lacks_is_not_offered_until_it_has_it(
+    host: Host, tmp_path: Path
+) -> None:
+    digest = await host.publish("2")
+    (layer,) = host.image("2").layers
+    value = hashlib.sha256(layer.blob).hexdigest()
+    link = next(host.registry.directory.rglob(f"_layers/sha256/{value}"))
+    link.rename(tmp_path / "aside")
+
+    error = await host.refused(JobKind.CHECK)
+
+    assert error.name == "NotFound"
+    assert error.message.endswith(f"of 1 new layers 1 cannot be found, the first is sha256:{value}")
+    assert (await host.status())["booted"]["cachedUpdate"] is None
+    (tmp_path / "aside").rename(link)
+    for _ in range(2):
+        outcome = await host.done(JobKind.CHECK)
+        assert outcome.update is not None
+        assert outcome.update.digest == digest
 
 
 async def test_soft_reboot_is_refused_where_required_and_left_out_where_not(host: Host) -> None:

@@ -14,8 +14,11 @@ from dbus_fast._private.unmarshaller import Unmarshaller
 _HELLO = Message("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "Hello", serial=1)
 
 
+_HEARD = 1 << 20
+
+
 class RawClient:
-    """One connection; `heard` is every byte that came."""
+    """One connection; `heard` are the bytes that came last."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -90,6 +93,7 @@ class RawClient:
             body, fields = (int.from_bytes(start[at : at + 4], little) for at in (4, 12))
             rest = await self._reader.readexactly(fields + -fields % 8 + body)
             self.heard += start + rest
+            del self.heard[:-_HEARD]
             message = Unmarshaller(io.BytesIO(start + rest)).unmarshall()  # type: ignore[arg-type]
             if message and message.message_type in (MessageType.METHOD_RETURN, MessageType.ERROR):
                 future = self._waiting.setdefault(
