@@ -19,7 +19,9 @@ from bootcd.ostree.fetch import ImportProgress
 from bootcd.ostree.repository import Repository
 from bootcd.ostreefmt.refs import blob_ref, image_ref
 from tests.adapter.ostree.conftest import Ranges, blobs_of, new_repository, ostree, run_import
+from tests.adapter.ostree.test_chunked import Source
 from tests.adapter.ostree.test_importer import KERNEL, REFERENCE, XATTRS
+from tests.adapter.ostree.test_selinux import CHANGES, SYSTEM
 from tests.support.chunked_layer import (
     chunked_layer,
     compressed_bytes,
@@ -34,11 +36,13 @@ from tests.support.oci_image import (
     file,
     hardlink,
     make_image,
+    make_layer,
     make_tar,
     opaque,
     symlink,
     whiteout,
 )
+from tests.support.selinux import policy_entries, policy_files
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: files get owners")
 
@@ -120,6 +124,66 @@ async def test_layers_in_parts_give_the_commits_that_whole_ones_give(
     ostree(repository, "fsck")
     assert result.bytes_fetched == ranges.size == progress.bytes_done == progress.bytes_total
     assert progress.bytes_done + progress.bytes_cached == sum(len(layer.blob) for layer in layers)
+
+
+@pytest.mark.parametrize("parts", [True, False])
+async def test_image_of_an_ostree_commit_in_parts_is_that_commit(
+    repository: Repository, tmp_path: Path, parts: bool
+) -> None:
+    source = Source(tmp_path)
+
+    def image() -> tuple[str, Image]:
+        chunked = source.encapsulate()
+        layers = [chunked_layer(make_tar(entries)) for entries in chunked.layers]
+        labels = {"ostree.commit": chunked.commit, "ostree.final-diffid": layers[-1].diff_id}
+        return chunked.commit, make_image(layers, labels={**labels, "ostree.bootable": "true"})
+
+    await run_import(repository, image()[1], reference=OLD)
+    source.write("usr/bin/tool", b"tool 2" * 1000)
+    commit, second = image()
+    ranges = Ranges(second)
+    opened: list[str] = []
+
+    await run_import(
+        repository,
+        second,
+        ranges=ranges if parts else None,
+        partial="always",
+        open_blob=blobs_of(second, opened=opened),
+    )
+
+    assert bool(opened) is not parts
+    assert not parts or ranges.size < 50_000
+    assert repository.resolve(blob_ref(second.layers[0].digest)) == commit
+    ostree(repository, "fsck")
+
+
+async def test_files_are_labelled_in_parts_as_in_whole_layers(repository: Repository, tmp_path: Path) -> None:
+    def image(version: bytes) -> Image:
+        system = [*SYSTEM, *system_files(), file("usr/bin/version", version)]
+        layers = [*(make_chunked_layer(entries) for entries in (system, CHANGES))]
+        return make_image([layers[0], make_layer(policy_entries(policy_files())), layers[1]])
+
+    def system_files() -> list[Entry]:
+        return [file(f"usr/bin/{n}", noise(n, 9000), mode=0o755) for n in range(40)]
+
+    other = new_repository(tmp_path / "other")
+    for place, parts in ((repository, True), (other, False)):
+        first = await run_import(place, image(b"1"), reference=OLD)
+        second = image(b"2")
+        ranges = Ranges(second)
+        opened: list[str] = []
+        await run_import(
+            place,
+            second,
+            ranges=ranges if parts else None,
+            partial="always",
+            open_blob=blobs_of(second, opened=opened),
+            label_commit=first.commit,
+        )
+        assert bool(opened) is not parts
+    assert commits(repository, second) == commits(other, second)
+    ostree(repository, "fsck")
 
 
 async def test_update_fetches_what_changed_and_the_tables(repository: Repository) -> None:
