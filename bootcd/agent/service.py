@@ -144,14 +144,15 @@ class Service:
         self._memory = await asyncio.to_thread(load_memory, self._memory_path)
         self._situation = Situation(image=self._memory.image, available=self._memory.available)
         self._pausing.keep(self._memory.pause)
-        if (made := self._memory.appointment) and made.boot_id != self._boot_id:
-            self._remember(appointment=None)
-        self._appointments.make(self._memory.appointment)
         await self._inhibition.start()
         await self._driving.start()
         await self._manager.start(on_event=self._on_job, settle=self._settle)
         self._watching = True
         await self._health_file.start()
+        # Now that jobs can be started: its time may have come.
+        if (made := self._memory.appointment) and made.boot_id != self._boot_id:
+            self._remember(appointment=None)
+        self._appointments.make(self._memory.appointment)
         self._refresh()
         self._publishing = asyncio.get_running_loop().create_task(self._publication.run())
         self._watcher.start()

@@ -6,9 +6,10 @@ named counts, within a window or not. It ends with the boot it was made in.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime
 
 from bootcd.model.errors import InvalidArguments
 from bootcd.model.job import JobOptions, Requester, SoftReboot
@@ -18,9 +19,8 @@ GOOD_FOR = timedelta(hours=1)
 "After its time; a host that slept through it must not reboot under the hands of whoever wakes it."
 
 
-class Appointment(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
+@dataclass(frozen=True, slots=True)
+class Appointment:
     when: AwareDatetime
     requester: Requester
     soft_reboot: SoftReboot = SoftReboot.NONE

@@ -7,17 +7,17 @@ on, until the clock is past its beginning again.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime
 
 from bootcd.model.errors import InvalidArguments
 from bootcd.policy.span import LONGEST_SPAN
 
 
-class Pause(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
+@dataclass(frozen=True, slots=True)
+class Pause:
     since: AwareDatetime
     until: AwareDatetime | None = None
     "None if it lasts until it is ended."
@@ -34,7 +34,7 @@ class Pause(BaseModel):
     def moved(self, now: datetime) -> Pause:
         """Return one that lasts as long, from now on."""
         until = self.until and now + (self.until - self.since)
-        return self.model_copy(update={"since": now, "until": until})
+        return replace(self, since=now, until=until)
 
 
 def begin_pause(now: datetime, until: datetime | None, uid: int) -> Pause:

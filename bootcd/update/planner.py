@@ -61,17 +61,16 @@ def plan(situation: Situation, facts: Facts, rules: Rules) -> Plan:
     if chosen.action is not Action.CHECK:
         reason = "; ".join((chosen.reason, *_why(chosen.gates)))
         return replace(chosen, reason=reason, gates=gates)
-    reasons = [chosen.reason]
-    for other in considered:
-        if other.gates:
-            reasons += [f"{_HELD[other.action]}{why}" for why in _why(other.gates)]
+    own = _why(check.gates)
+    reasons = [chosen.reason, *own]
+    for other in considered[:-1]:
+        reasons += [f"{_HELD[other.action]}{why}" for why in _why(other.gates) if why not in own]
     return replace(chosen, reason="; ".join(reasons), gates=gates)
 
 
 _HELD = {
     Action.APPLY: "the staged update is not applied: ",
     Action.STAGE: "the available update is not staged: ",
-    Action.CHECK: "",
 }
 
 

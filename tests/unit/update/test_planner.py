@@ -192,7 +192,7 @@ def test_plan_while_paused_is_nothing_before_the_pause_ends(until: datetime | No
     assert planned.not_before == until
     everything = (Action.APPLY, Action.STAGE, Action.CHECK)
     assert planned.gates == (Gate("paused", "user 1000 has paused updates", until, everything),)
-    assert "user 1000 has paused updates" in planned.reason
+    assert planned.reason.count("user 1000 has paused updates") == 1
     over = replace(facts(host, now=NOW + 9 * HOUR), pause=pause)
     assert plan(newer, over, replace(APPLY, windows=())).is_due(NOW + 9 * HOUR) is (until is not None)
 
@@ -214,6 +214,18 @@ def test_plan_with_an_appointment_reboots_neither_before_it_nor_in_its_place() -
         assert planned.action is Action.CHECK
         sentence = "user 5 has the host reboot at a time of their own"
         assert planned.gates == (Gate("scheduled", sentence, ends, (Action.APPLY,)),)
+
+
+def test_plan_of_a_check_says_once_what_holds_up_it_and_more() -> None:
+    pause = Pause(since=NOW - HOUR, until=NOW + HOUR, uid=1000)
+    locked = host_with(staged=entry(NEW, download_only=True))
+    for host in (locked, host_with(staged=entry(NEW))):
+        known = replace(
+            facts(host), pause=pause, appointment=Appointment(when=NOW + 9 * HOUR, requester=Requester())
+        )
+        planned = plan(situation_of(host, None), known, replace(APPLY, windows=()))
+        assert planned.action is Action.CHECK
+        assert planned.reason.count("user 1000 has paused updates") == 1
 
 
 def test_plan_while_a_job_is_at_work_still_names_the_gates() -> None:
