@@ -16,7 +16,7 @@ packages=(
   policycoreutils                                                   # Debian's SELinux policy, built for a test
   btrfs-progs dosfstools fdisk grub-common grub-efi-amd64-bin mtools xfsprogs  # installations
   gjs python3-dbusmock                                  # what clients are written with and against
-  curl fish libglib2.0-bin man-db procps rpm zsh        # shells, man, pgrep, packages, curl and gdbus, for single tests
+  curl fish iproute2 libglib2.0-bin man-db procps rpm zsh  # shells, ip, man, pgrep, packages, curl and gdbus, for single tests
 )
 
 [ -x /usr/bin/python3 ] || die "python3 is missing: apt-get install python3"
