@@ -213,6 +213,10 @@ def build_parser() -> argparse.ArgumentParser:
     cancel.add_argument("--no-wait", action="store_true", help="do not wait for its end")
 
     add("jobs", "list the active job and those that ended lately")
+    log = add("log", "show what the worker of a job has printed")
+    log.add_argument(
+        "job", metavar="JOB", nargs="?", default="", help="number or uuid (default: the newest job)"
+    )
     add("monitor", "follow the service and its jobs until Ctrl-C; with --json one document per line")
 
     add("notify", "show on the desktop what comes of updates, until the session ends")

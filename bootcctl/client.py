@@ -222,12 +222,19 @@ class Client:
             raise Failure("Failed", "the service gave a document that cannot be read")
         return document
 
-    async def descriptor(self, member: str, signature: str, body: list[Any]) -> int:
-        """Call a method of the manager that answers with a file descriptor."""
+    async def log(self, path: str) -> str:
+        """Read what the worker of a job has printed."""
+        with open(await self.descriptor("OpenLog", "", [], path, JOB), "rb") as file:  # noqa: PTH123, ASYNC230
+            return file.read(_DOCUMENT_LIMIT).decode(errors="replace")
+
+    async def descriptor(
+        self, member: str, signature: str, body: list[Any], path: str = ROOT, interface: str = MANAGER
+    ) -> int:
+        """Call a method that answers with a file descriptor."""
         message = Message(
             destination=SERVICE,
-            path=ROOT,
-            interface=MANAGER,
+            path=path,
+            interface=interface,
             member=member,
             signature=signature,
             body=body,

@@ -56,8 +56,8 @@ _OPTIONS = (
 )
 "What of the command line are options of the method, by its name there."
 _DEFAULTS = {"transport": "registry"}
-_MAY_NEED_PASSWORD = {*_METHODS, "cancel", "config-diff", "pause", "resume", "reload"}
-_DOCUMENTS = {"diff", "config-diff"}
+_MAY_NEED_PASSWORD = {*_METHODS, "cancel", "config-diff", "log", "pause", "resume", "reload"}
+_DOCUMENTS = {"diff", "config-diff", "log"}
 _JOB_DETAILS_SECS = 3.0
 
 
@@ -236,6 +236,18 @@ async def _jobs(client: Client, _options: Namespace, terminal: Terminal) -> int:
     return exitcodes.DONE
 
 
+async def _log(client: Client, options: Namespace, terminal: Terminal) -> int:
+    jobs = await client.jobs()
+    newest = next((properties["Uuid"] for properties in reversed(jobs.values())), "")
+    if not options.job and not newest:
+        raise Failure("WrongState", "there is no job", "older ones are in: journalctl -u 'bootcd-job-*'")
+    path, job = _find_job(jobs, options.job or newest)
+    text = await client.log(path)
+    terminal.document({"number": job["number"], "uuid": job["uuid"], "log": text})
+    terminal.result(clean_lines(text) or f"Job {job['number']} has printed nothing")
+    return exitcodes.DONE
+
+
 async def _history(client: Client, options: Namespace, terminal: Terminal) -> int:
     entries = await client.history(options.limit)
     for entry in entries:
@@ -298,6 +310,7 @@ _VERBS: dict[str, Callable[[Client, Namespace, Terminal], Awaitable[int]]] = {
     "cancel": _cancel,
     "jobs": _jobs,
     "history": _history,
+    "log": _log,
     "monitor": _monitor,
     "notify": notify,
     "why": _why,

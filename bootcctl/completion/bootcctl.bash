@@ -9,7 +9,7 @@ _bootcctl_active_jobs() {
 _bootcctl() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     local common='--help --json --quiet --no-color'
-    local verbs='status check upgrade switch rollback edit apply kargs pin unpin drop usr-overlay inhibit pause resume cancel jobs monitor notify history health why diff config-diff notes reload mock'
+    local verbs='status check upgrade switch rollback edit apply kargs pin unpin drop usr-overlay inhibit pause resume cancel jobs log monitor notify history health why diff config-diff notes reload mock'
     local verb='' word words=''
 
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do

@@ -1,6 +1,6 @@
 # Completion of bootcctl(1) for fish; installed as /usr/share/fish/vendor_completions.d/bootcctl.fish.
 
-set -l verbs status check upgrade switch rollback edit apply kargs pin unpin drop usr-overlay inhibit pause resume cancel jobs monitor notify history health why diff config-diff notes reload mock
+set -l verbs status check upgrade switch rollback edit apply kargs pin unpin drop usr-overlay inhibit pause resume cancel jobs log monitor notify history health why diff config-diff notes reload mock
 set -l no_verb "not __fish_seen_subcommand_from $verbs"
 
 function __bootcctl_active_jobs
@@ -31,6 +31,7 @@ complete -c bootcctl -n $no_verb -a pause -d 'Have nothing done unasked for a wh
 complete -c bootcctl -n $no_verb -a resume -d 'End a pause'
 complete -c bootcctl -n $no_verb -a cancel -d 'Stop a job'
 complete -c bootcctl -n $no_verb -a jobs -d 'List active and recent jobs'
+complete -c bootcctl -n $no_verb -a log -d 'Show what the worker of a job has printed'
 complete -c bootcctl -n $no_verb -a monitor -d 'Follow the service and its jobs'
 complete -c bootcctl -n $no_verb -a notify -d 'Show on the desktop what comes of updates'
 complete -c bootcctl -n $no_verb -a history -d 'List ended jobs'

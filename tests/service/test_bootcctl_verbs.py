@@ -210,6 +210,25 @@ async def test_check_says_that_there_are_notes_and_notes_shows_them(
     assert json.loads((await run(address, "notes", "--json")).out) == {"notes": service.release_notes}
 
 
+async def test_log_is_that_of_the_newest_job_or_of_the_one_named(
+    address: str, service: ScriptedService
+) -> None:
+    command = await run(address, "log")
+    assert (command.code, command.out) != (0, "")
+    assert "there is no job" in command.err
+    service.on_start = lambda record: service.end(record)
+    for verb in ("check", "rollback"):
+        await run(address, verb)
+    assert (await run(address, "log")).out == "log of rollback\n\ufffd[31mred\n"
+    first = next(record for record in service.records.values() if record.request.kind == "check")
+    shown = json.loads((await run(address, "log", str(first.number), "--json")).out)
+    assert shown == {
+        "number": first.number,
+        "uuid": first.request.uuid,
+        "log": "log of check\n\x1b[31mred\n",
+    }
+
+
 @pytest.mark.parametrize("argv", [("check",), ("upgrade", "--check")], ids=" ".join)
 async def test_check_without_an_update_exits_77(
     address: str, service: ScriptedService, argv: tuple[str, ...]
