@@ -199,6 +199,39 @@ async def test_appointment_is_dropped_when_called_off_or_missed_and_by_a_reboot(
     assert script.pids() == []
 
 
+class CallingOff:
+    """The other services of a host where somebody has said `shutdown -c`."""
+
+    def __init__(self) -> None:
+        self.told: list[datetime | None] = []
+
+    def watch(self, sources: frozenset[Source], seen: Callable[[Surroundings], None]) -> None:
+        seen(Surroundings())
+
+    async def tell(self, when: datetime | None) -> None:
+        self.told.append(when)
+
+    async def called_off(self) -> bool:
+        return True
+
+
+async def test_appointment_that_people_called_off_is_dropped(
+    tmp_path: Path, script: WorkerScript, time: Time
+) -> None:
+    show_host(script, STAGED)
+    bench, outside = ServiceBench(tmp_path, script, clock=time.clock), CallingOff()
+    async with bench, agent_at_work(bench, time):
+        bench.service.attach(outside)
+        await bench.shown(state="staged")
+        when = time.clock.now() + timedelta(milliseconds=1)
+        await bench.service.schedule_apply(when, SOMEBODY, JobOptions())
+        await bench.shown(reboot_at=when)
+        time.clock.move(seconds=1)
+        await bench.shown(appointment=None)
+    assert outside.told == [when]
+    assert script.pids() == []
+
+
 async def test_mode_off_does_nothing_and_says_so(tmp_path: Path, script: WorkerScript, time: Time) -> None:
     async with ServiceBench(tmp_path, script, clock=time.clock) as bench, agent_at_work(bench, time):
         await bench.shown(next_action=NextAction("", "background work is switched off", None), state="idle")
