@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from bootcd.model.errors import (
 )
 from bootcd.model.host import Host
 from bootcd.model.job import JobKind, JobOptions, JobState
+from bootcd.policy.rollout import Rollout
 from bootcd.update.facts import Mode, Rules
 from tests.support.jobs import DONE, SOMEBODY, SetClock, WorkerScript, eventually
 from tests.support.service import (
@@ -164,6 +166,36 @@ async def test_check_that_finds_an_update_makes_it_available(tmp_path: Path, scr
     assert (snapshot.state, snapshot.available) == ("available", update_to("b"))
     assert (snapshot.last_check, snapshot.last_check_result) == (bench.clock.now(), "available")
     assert snapshot.active_job == ""
+
+
+async def test_version_was_first_seen_when_it_was_found_and_not_when_it_is_found_again(
+    tmp_path: Path, script: WorkerScript
+) -> None:
+    script.steps(["ready"], FOUND)
+
+    async def turn(bench: ServiceBench) -> datetime | None:
+        rollout = Rollout(wariness=1, period=timedelta(days=1))
+        rules = replace(bench.settings.rules, mode=Mode.STAGE, interval=timedelta(days=9), rollout=rollout)
+        bench.settings = replace(bench.settings, rules=rules)
+        await bench.service.reload()
+        [gate] = bench.service.plan(started=bench.clock.now(), chance=0.0).gates
+        assert gate.name == "rollout"
+        return gate.ends
+
+    async with ServiceBench(tmp_path, script) as bench:
+        await bench.shown(state="idle")
+        seen = bench.clock.now()
+        for _ in range(2):
+            await bench.service.wait((await bench.service.begin(JobKind.CHECK, SOMEBODY)).request.uuid)
+            assert await turn(bench) == seen + timedelta(days=1)
+            bench.clock.move(hours=1)
+        clock = bench.clock
+    async with ServiceBench(tmp_path, script, clock=clock) as bench:
+        await bench.shown(state="available")
+        assert await turn(bench) == seen + timedelta(days=1)
+        # The clock was ahead when the version was seen: from now on it counts anew.
+        clock.move(days=-4000)
+        assert await turn(bench) == clock.now() + timedelta(days=1)
 
 
 async def test_notes_are_those_of_the_update_and_outlive_the_service_but_not_the_update(
