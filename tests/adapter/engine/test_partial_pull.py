@@ -47,7 +47,7 @@ pytestmark = [
     pytest.mark.timeout(180),
 ]
 
-FILES = 500
+FILES = 300
 
 
 def noise(seed: int, size: int) -> bytes:

@@ -158,7 +158,11 @@ async def test_image_of_an_ostree_commit_in_parts_is_that_commit(
     ostree(repository, "fsck")
 
 
-async def test_files_are_labelled_in_parts_as_in_whole_layers(repository: Repository, tmp_path: Path) -> None:
+async def test_files_are_labelled_in_parts_as_in_whole_layers(
+    staged_repository: Repository, tmp_path: Path
+) -> None:
+    repository = staged_repository
+
     def image(version: bytes) -> Image:
         system = [*SYSTEM, *system_files(), file("usr/bin/version", version)]
         layers = [*(make_chunked_layer(entries) for entries in (system, CHANGES))]
@@ -199,8 +203,11 @@ async def test_update_fetches_what_changed_and_the_tables(repository: Repository
     assert ranges.size <= 1.1 * changed + tables_bytes(layer)
 
 
-async def test_image_that_was_here_in_another_form_is_not_fetched_again(repository: Repository) -> None:
+async def test_image_that_was_here_in_another_form_is_not_fetched_again(
+    staged_repository: Repository,
+) -> None:
     """The index is made of the repository, whoever wrote it, and forgets what is pruned."""
+    repository = staged_repository
     layer = make_chunked_layer(system(0))
     plain = replace(layer, annotations={})
     await run_import(repository, make_image([plain]), reference=OLD)
@@ -224,9 +231,10 @@ async def test_image_that_was_here_in_another_form_is_not_fetched_again(reposito
 
 
 async def test_space_is_asked_for_what_is_fetched(
-    repository: Repository, monkeypatch: pytest.MonkeyPatch
+    staged_repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An update of little fits where its layers as a whole would not."""
+    repository = staged_repository
     await run_import(repository, make_image([make_chunked_layer(system(0))]), reference=OLD)
     image = make_image([make_chunked_layer(system(1))])
     asked: list[int] = []
@@ -244,7 +252,8 @@ async def test_space_is_asked_for_what_is_fetched(
     assert len(image.layers[0].blob) in asked
 
 
-async def test_damaged_index_is_made_anew(repository: Repository) -> None:
+async def test_damaged_index_is_made_anew(staged_repository: Repository) -> None:
+    repository = staged_repository
     await run_import(repository, make_image([make_chunked_layer(system(0))]), reference=OLD)
     path = repository.path / "extensions/bootcd/contents.sqlite"
     assert path.stat().st_size > 4096
@@ -262,8 +271,9 @@ async def test_damaged_index_is_made_anew(repository: Repository) -> None:
 
 
 async def test_object_that_is_not_what_the_index_says_is_not_used(
-    repository: Repository, tmp_path: Path
+    staged_repository: Repository, tmp_path: Path
 ) -> None:
+    repository = staged_repository
     await run_import(repository, make_image([make_chunked_layer(system(0))]), reference=OLD)
     layer = make_chunked_layer(system(1))
     image = make_image([layer])
@@ -281,7 +291,10 @@ async def test_object_that_is_not_what_the_index_says_is_not_used(
     assert commits(repository, image) == await whole(tmp_path / "other", image)
 
 
-async def test_wrong_bytes_have_the_layer_fetched_whole(repository: Repository, tmp_path: Path) -> None:
+async def test_wrong_bytes_have_the_layer_fetched_whole(
+    staged_repository: Repository, tmp_path: Path
+) -> None:
+    repository = staged_repository
     await run_import(repository, make_image([make_chunked_layer(system(0))]), reference=OLD)
     layer = make_chunked_layer(system(1))
     image = make_image([layer])
@@ -306,7 +319,10 @@ async def test_wrong_bytes_have_the_layer_fetched_whole(repository: Repository, 
 
 
 @pytest.mark.parametrize("refused_after", [0, 2])
-async def test_server_without_ranges_gives_whole_layers(repository: Repository, refused_after: int) -> None:
+async def test_server_without_ranges_gives_whole_layers(
+    staged_repository: Repository, refused_after: int
+) -> None:
+    repository = staged_repository
     await run_import(repository, make_image([make_chunked_layer(system(0))]), reference=OLD)
     image = make_image(
         [make_chunked_layer(system(1)), make_chunked_layer([file("etc/more", noise(9, 300_000))])]
@@ -324,8 +340,9 @@ async def test_server_without_ranges_gives_whole_layers(repository: Repository, 
 
 
 async def test_layer_of_which_nothing_is_here_is_fetched_whole_unless_parts_are_wanted(
-    repository: Repository,
+    staged_repository: Repository,
 ) -> None:
+    repository = staged_repository
     image = make_image([make_chunked_layer(system(0))])
     opened: list[str] = []
     ranges = Ranges(image)
@@ -358,8 +375,9 @@ def lying(layer: Layer, kind: str) -> Layer:
 
 @pytest.mark.parametrize("kind", ["checksum", "no tar-split", "outside", "lengths"])
 async def test_tables_that_cannot_be_right_have_the_layer_fetched_whole(
-    repository: Repository, kind: str
+    staged_repository: Repository, kind: str
 ) -> None:
+    repository = staged_repository
     await run_import(repository, make_image([make_chunked_layer(system(0))]), reference=OLD)
     image = make_image([lying(make_chunked_layer(system(1)), kind)])
     opened: list[str] = []
@@ -372,9 +390,10 @@ async def test_tables_that_cannot_be_right_have_the_layer_fetched_whole(
 
 
 async def test_table_of_another_archive_than_the_config_names_is_not_followed(
-    repository: Repository, tmp_path: Path
+    staged_repository: Repository, tmp_path: Path
 ) -> None:
     """Who made the image cannot give different files to who reads the table and who reads the archive."""
+    repository = staged_repository
     await run_import(repository, make_image([make_chunked_layer(system(0))]), reference=OLD)
     honest, other = make_tar(system(1)), make_tar([*system(1)[:-1], file("usr/share/59", b"evil" * 3000)])
     layer = chunked_layer(other)
@@ -478,7 +497,8 @@ async def test_what_a_killed_worker_had_written_is_kept_if_it_is_whole(
     assert commits(other, image) == await whole(tmp_path / "whole", image)
 
 
-async def test_cancellation_between_ranges_leaves_nothing_behind(repository: Repository) -> None:
+async def test_cancellation_between_ranges_leaves_nothing_behind(staged_repository: Repository) -> None:
+    repository = staged_repository
     await run_import(repository, make_image([make_chunked_layer(system(0))]), reference=OLD)
     image = make_image([make_chunked_layer(system(1))])
     reached = asyncio.Event()
