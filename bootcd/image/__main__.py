@@ -13,6 +13,7 @@ from bootcd.model.errors import BootcdError, InvalidArguments
 
 _SPOOL = "/var/tmp"  # noqa: S108 - files there have no names
 _MAX_LAYERS = 512
+_COMPRESSIONS = ("zstd:chunked", "zstd", "gzip")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,7 +62,14 @@ def _add_rechunk(commands: Any) -> None:
         "--max-layers", metavar="N", type=_between(1, _MAX_LAYERS), default=64, help="bound of layers (64)"
     )
     rechunk.add_argument(
-        "--level", metavar="N", type=_between(1, 19), default=9, help="zstd compression, 1 to 19 (9)"
+        "--compression",
+        choices=_COMPRESSIONS,
+        default=_COMPRESSIONS[0],
+        help=f"of layers: {', '.join(_COMPRESSIONS)} ({_COMPRESSIONS[0]})",
+        metavar="FORMAT",
+    )
+    rechunk.add_argument(
+        "--level", metavar="N", type=_between(1, 19), default=9, help="of compression, 1 to 19 (9)"
     )
     rechunk.add_argument(
         "--arch", metavar="ARCH", default="", help="platform of an index, such as arm64 (this machine's)"
@@ -94,6 +102,7 @@ def _between(low: int, high: int) -> Callable[[str], int]:
 def _rechunk(options: argparse.Namespace) -> str:
     import asyncio
 
+    from bootcd.image.packing import Compression, Packing
     from bootcd.image.rechunk import Options, rechunk
     from bootcd.model.job import WorkerSettings
 
@@ -107,7 +116,7 @@ def _rechunk(options: argparse.Namespace) -> str:
                 destination=options.destination,
                 previous=tuple(options.previous),
                 max_layers=options.max_layers,
-                level=options.level,
+                packing=Packing(Compression(options.compression), options.level),
                 architecture=options.arch,
                 spool=options.spool_dir,
                 settings=settings,

@@ -65,16 +65,14 @@ class Spool:
             self._end += len(chunk)
         return start
 
-    def chunks(self, node: Node) -> Iterator[bytes]:
-        """Yield the content of a file; by any number of threads at a time."""
-        position, left = node.offset, node.entry.size
-        assert position != _NOT_KEPT
-        while left:
-            chunk = os.pread(self._file.fileno(), min(_READ_BYTES, left), position)
-            if not chunk:
+    def chunks(self, node: Node, size: int = _READ_BYTES) -> Iterator[bytes]:
+        """Yield the content of a file in pieces of `size`; by any number of threads at a time."""
+        assert node.offset != _NOT_KEPT
+        end = node.offset + node.entry.size
+        for position in range(node.offset, end, size):
+            chunk = os.pread(self._file.fileno(), min(size, end - position), position)
+            if len(chunk) != min(size, end - position):
                 raise OSError("the temporary file has become shorter")
-            position += len(chunk)
-            left -= len(chunk)
             yield chunk
 
     def close(self) -> None:

@@ -16,29 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
-import zstandard
-
 from bootcd.host.files import read_bounded, remove_leftovers, sync_directory, write_atomic
-from bootcd.image.flatten import Node, Spool
+from bootcd.image.archive import Item, members
+from bootcd.image.flatten import Spool
+from bootcd.image.packing import Packing, pack
 from bootcd.model.errors import Busy, InvalidLayout, InvalidManifest
 from bootcd.oci.manifest import INDEX_MEDIA_TYPES, MAX_MANIFEST_BYTES
 from bootcd.oci.resolve import digest_of
 from bootcd.oci.strictjson import parse_object
-from bootcd.oci.tar import EntryType, TarEntry
-from bootcd.oci.tarwrite import END, header, padding
 
-LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+zstd"
 _REF_NAME = "org.opencontainers.image.ref.name"
 _VERSION = b'{"imageLayoutVersion":"1.0.0"}'
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One entry of a layer to be; a hard link if `link` names an item before it."""
-
-    path: str
-    node: Node
-    link: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +34,7 @@ class WrittenLayer:
     digest: str
     size: int
     diff_id: str
+    annotations: dict[str, str]
 
 
 class LayoutWriter:
@@ -73,18 +62,13 @@ class LayoutWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def add_layer(self, items: Iterator[Item], spool: Spool, level: int) -> WrittenLayer:
-        """Write a layer compressed with zstd. Blocks; by any number of threads at a time."""
-        with self._new_blob() as (file, compressed):
-            plain = hashlib.sha256()
-            # One thread: the number of them changes the bytes.
-            compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)
-            sink = _Hashing(file, compressed)
-            with compressor.stream_writer(sink, closefd=False) as stream:  # type: ignore[arg-type]
-                for chunk in _archive(items, spool):
-                    plain.update(chunk)
-                    stream.write(chunk)
-        return WrittenLayer(f"sha256:{compressed.hexdigest()}", sink.size, f"sha256:{plain.hexdigest()}")
+    def add_layer(self, items: Iterator[Item], spool: Spool, packing: Packing) -> WrittenLayer:
+        """Write a compressed layer. Blocks; by any number of threads at a time."""
+        with self._new_blob() as (file, running):
+            sink = _Hashing(file, running)
+            packed = pack(members(items), spool, packing, sink.write)
+        digest = f"sha256:{running.hexdigest()}"
+        return WrittenLayer(digest, sink.size, packed.diff_id, packed.annotations)
 
     def add_document(self, data: bytes, media_type: str) -> dict[str, Any]:
         """Write a config or manifest; return its descriptor."""
@@ -143,29 +127,6 @@ class _Hashing:
         self._running.update(data)
         self.size += len(data)
         return self._file.write(data)
-
-
-def _archive(items: Iterator[Item], spool: Spool) -> Iterator[bytes]:
-    for item in items:
-        entry = item.node.entry
-        if item.link:
-            yield header(
-                TarEntry(
-                    *(item.path, EntryType.HARDLINK, entry.mode, entry.uid, entry.gid),
-                    *(0, item.link, entry.mtime, {}),
-                )
-            )
-            continue
-        yield header(
-            TarEntry(
-                *(item.path or ".", entry.type, entry.mode, entry.uid, entry.gid),
-                *(entry.size, entry.linkname, entry.mtime, entry.xattrs, entry.device),
-            )
-        )
-        if entry.type is EntryType.FILE:
-            yield from spool.chunks(item.node)
-            yield padding(entry.size)
-    yield END
 
 
 def _index(entries: list[dict[str, Any]]) -> dict[str, Any]:

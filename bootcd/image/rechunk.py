@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bootcd.engine.source import ImageSource, open_source, parse_source
+from bootcd.image.archive import Item
 from bootcd.image.database import find_owners
 from bootcd.image.destination import Destination, open_destination
 from bootcd.image.flatten import Spool, Tree, apply_layer
@@ -34,8 +35,9 @@ from bootcd.image.grouping import (
     size_of,
 )
 from bootcd.image.layering import Component, Layering, plan_layers
-from bootcd.image.layout import LAYER_TYPE, Item, LayoutWriter, WrittenLayer, to_json
+from bootcd.image.layout import LayoutWriter, WrittenLayer, to_json
 from bootcd.image.owners import is_database
+from bootcd.image.packing import Packing
 from bootcd.image.report import RechunkReport, Transfer, UpgradeReport
 from bootcd.model.errors import InvalidManifest, Unsupported
 from bootcd.model.job import WorkerSettings
@@ -74,7 +76,7 @@ class Options:
     previous: tuple[str, ...] = ()
     "Older versions, the oldest first."
     max_layers: int = 64
-    level: int = 9
+    packing: Packing = field(default_factory=Packing)
     architecture: str = ""
     "As in the platform of an index; the machine's own if empty."
     spool: Path = Path("/var/tmp")  # noqa: S108 - files there have no names
@@ -115,8 +117,10 @@ async def rechunk(options: Options) -> RechunkReport:
                 host_errors("write the image", path=str(destination.path)),
                 open_destination(destination) as layout,
             ):
-                layers = await _write_layers(layout, version, layering, spool, options.level)
-                manifest = _write_image(layout, version.image, layering, layers, destination.tag)
+                layers = await _write_layers(layout, version, layering, spool, options.packing)
+                manifest = _write_image(
+                    layout, version.image, layering, layers, options.packing, destination.tag
+                )
     return _report(options, version, layering, manifest, previous)
 
 
@@ -227,7 +231,7 @@ def layering_of(manifest: ImageManifest) -> Layering:
 
 
 async def _write_layers(
-    layout: LayoutWriter, version: _Version, layering: Layering, spool: Spool, level: int
+    layout: LayoutWriter, version: _Version, layering: Layering, spool: Spool, packing: Packing
 ) -> list[WrittenLayer]:
     empty = empty_directories(version.tree)
     loop = asyncio.get_running_loop()
@@ -238,7 +242,7 @@ async def _write_layers(
                 layout.add_layer,
                 _items(version, components, empty if UNPACKAGED in components else []),
                 spool,
-                level,
+                packing,
             )
             for components in layering
         ]
@@ -267,14 +271,22 @@ def _write_image(
     image: ResolvedImage,
     layering: Layering,
     layers: Sequence[WrittenLayer],
+    packing: Packing,
     tag: str,
 ) -> bytes:
     config = layout.add_document(_config(image, layering, layers), _CONFIG_TYPE)
     descriptors = []
     for components, layer in zip(layering, layers, strict=True):
-        descriptor: dict[str, Any] = {"mediaType": LAYER_TYPE, "digest": layer.digest, "size": layer.size}
+        descriptor: dict[str, Any] = {
+            "mediaType": packing.media_type,
+            "digest": layer.digest,
+            "size": layer.size,
+        }
+        annotations = layer.annotations
         if UNPACKAGED not in components:
-            descriptor["annotations"] = {COMPONENTS: json.dumps(components, separators=(",", ":"))}
+            annotations = annotations | {COMPONENTS: json.dumps(components, separators=(",", ":"))}
+        if annotations:
+            descriptor["annotations"] = annotations
         descriptors.append(descriptor)
     document: dict[str, Any] = {
         "schemaVersion": 2,

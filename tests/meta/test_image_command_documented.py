@@ -13,7 +13,7 @@ COMPLETION = Path(__file__).resolve().parents[2] / "bootcd/image/completion"
 PAGE = MAN / "bootcd-image.1"
 OPTIONS = {
     *("--help", "--version", "--authfile", "--plain-http", "--ca-file", "--previous", "--max-layers"),
-    *("--level", "--arch", "--spool-dir", "--json"),
+    *("--compression", "--level", "--arch", "--spool-dir", "--json"),
 }
 
 

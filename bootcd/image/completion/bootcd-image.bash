@@ -7,8 +7,11 @@ _bootcd_image() {
         2:notes:*) mapfile -t COMPREPLY < <(compgen -W 'push --help' -- "$current") ;;
         *:rechunk:*)
             if [[ $current == -* ]]; then
-                mapfile -t COMPREPLY < <(compgen -W '--help --previous --max-layers --level --arch --spool-dir
-                    --json --authfile --plain-http --ca-file' -- "$current")
+                mapfile -t COMPREPLY < <(compgen -W '--help --previous --max-layers --compression --level --arch
+                    --spool-dir --json --authfile --plain-http --ca-file' -- "$current")
+            elif [[ $previous == --compression ]]; then
+                # A colon begins a word of its own in what bash hands over.
+                mapfile -t COMPREPLY < <(compgen -W 'zstd zstd:chunked gzip' -- "$current")
             elif [[ $previous == --arch ]]; then
                 mapfile -t COMPREPLY < <(compgen -W 'amd64 arm64 ppc64le riscv64 s390x' -- "$current")
             else

@@ -11,7 +11,9 @@ complete -c bootcd-image -n '__fish_seen_subcommand_from push rechunk' -l plain-
 complete -c bootcd-image -n '__fish_seen_subcommand_from push rechunk' -l ca-file -r -d 'Certificates to accept registries by'
 complete -c bootcd-image -n '__fish_seen_subcommand_from rechunk' -l previous -x -d 'An older version'
 complete -c bootcd-image -n '__fish_seen_subcommand_from rechunk' -l max-layers -x -d 'Bound of layers'
-complete -c bootcd-image -n '__fish_seen_subcommand_from rechunk' -l level -x -d 'Compression of zstd'
+complete -c bootcd-image -n '__fish_seen_subcommand_from rechunk' -l level -x -d 'Of compression'
+complete -c bootcd-image -n '__fish_seen_subcommand_from rechunk' -l compression -x -a 'zstd:chunked zstd gzip' \
+    -d 'Of layers'
 complete -c bootcd-image -n '__fish_seen_subcommand_from rechunk' -l arch -x -a 'amd64 arm64 ppc64le riscv64 s390x' \
     -d 'Platform of an index'
 complete -c bootcd-image -n '__fish_seen_subcommand_from rechunk' -l spool-dir -x -a '(__fish_complete_directories)' \

@@ -22,6 +22,7 @@ import zstandard
 from bootcd.image.__main__ import main
 from bootcd.image.layout import LayoutWriter
 from bootcd.image.rechunk import COMPONENTS
+from bootcd.oci.chunked import layer_layout
 from bootcd.oci.resolve import digest_of
 from bootcd.ostree.libostree import OSTree
 from bootcd.ostreefmt.refs import image_ref
@@ -93,15 +94,20 @@ def archives(layout: Path, tag: str = "1") -> list[tarfile.TarFile]:
     for layer, diff_id in zip(layers, diff_ids, strict=True):
         blob = blob_path(layout, layer["digest"]).read_bytes()
         assert (len(blob), digest_of(blob)) == (layer["size"], layer["digest"])
-        plain = zstandard.ZstdDecompressor().decompressobj().decompress(blob)
+        plain = unpacked(blob)
         assert digest_of(plain) == diff_id
         opened.append(tarfile.TarFile(fileobj=io.BytesIO(plain)))
     return opened
 
 
+def unpacked(blob: bytes) -> bytes:
+    reader = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(blob), read_across_frames=True)
+    return bytes(reader.read())
+
+
 def components(layout: Path, tag: str = "1") -> list[list[str] | None]:
     return [
-        json.loads(layer["annotations"][COMPONENTS]) if "annotations" in layer else None
+        json.loads(layer["annotations"][COMPONENTS]) if COMPONENTS in layer["annotations"] else None
         for layer in manifest_of(layout, tag)["layers"]
     ]
 
@@ -225,6 +231,17 @@ def test_rechunking_again_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def files(directory: Path) -> list[Path]:
     return [path for path in sorted(directory.rglob("*")) if path.is_file()]
+
+
+@pytest.mark.parametrize("compression", ["zstd:chunked", "zstd", "gzip"])
+def test_compression_is_the_one_asked_for(tmp_path: Path, compression: str) -> None:
+    source = write_layout(tmp_path / "source", {"1": odd_image()})
+    rechunk(tmp_path, f"oci:{source}:1", f"oci:{tmp_path}/out:1", f"--compression={compression}")
+    layers = manifest_of(tmp_path / "out")["layers"]
+    assert {layer["mediaType"].rpartition("+")[2] for layer in layers} == {compression.partition(":")[0]}
+    tables = [layer_layout(layer.get("annotations", {}), layer["size"]) for layer in layers]
+    assert all(tables) if compression == "zstd:chunked" else not any(tables)
+    assert differences(flatten(source, "1"), flatten(tmp_path / "out", "1")) == []
 
 
 def test_image_of_other_build_times_shares_every_layer(tmp_path: Path) -> None:
