@@ -20,7 +20,7 @@ _LIMIT = 1 << 20
 
 
 class Memory(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore")
 
     attempts: Attempts = Attempts()
     last_check_result: str = ""

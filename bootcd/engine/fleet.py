@@ -35,7 +35,7 @@ _LEASE_LIMIT = 8192
 class Lease(BaseModel):
     """A slot this host has, or may have."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore")
 
     url: str
     group: str

@@ -18,7 +18,7 @@ BUS_ERROR_PREFIX = "org.bootcd1.Error."
 class ErrorInfo(BaseModel):
     """An error as it is written to disk and sent between processes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid")
 
     name: str
     message: str

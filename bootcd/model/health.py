@@ -24,7 +24,7 @@ Lines = Annotated[tuple[str, ...], Field(max_length=64)]
 
 
 class _Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore")
 
 
 class FailureState(StrEnum):

@@ -78,7 +78,7 @@ class Phase(StrEnum):
 
 
 class _Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid")
 
 
 class WorkerSettings(_Document):

@@ -18,7 +18,7 @@ from bootcd.model.trust import TrustPolicy, Verdict
 class DeploymentDetails(BaseModel):
     """What is known of one deployment beside its `BootEntry`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid")
 
     kernel_arguments: tuple[str, ...] = ()
     "In the order of its boot entry, without `ostree=`, which libostree sets."
@@ -27,7 +27,7 @@ class DeploymentDetails(BaseModel):
 
 
 class HostReport(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid")
 
     host: Host = Host()
     deployments: Mapping[str, DeploymentDetails] = {}

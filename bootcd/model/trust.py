@@ -12,7 +12,7 @@ Method = Literal["none", "gpg", "key", "fulcio", "pki", "ostree"]
 class Verdict(BaseModel):
     """Why an image was let in. `none`: the policy accepts it without a signature."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid")
 
     scope: str
     "What of the policy counted: transport and scope, `default`, or the ostree remote."
@@ -42,7 +42,7 @@ def parse_verdict(text: str) -> Verdict | None:
 class TrustPolicy(BaseModel):
     """What the policy says of the tracked image now, before anything is fetched."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid")
 
     scope: str = ""
     verifies: bool = False

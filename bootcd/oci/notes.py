@@ -31,7 +31,7 @@ MAX_CANDIDATES = 8
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore", strict=True)
 
 
 class Referrer(Descriptor):

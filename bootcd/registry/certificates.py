@@ -37,6 +37,7 @@ class Certificates:
         Raises InvalidConfig naming the file that cannot be used.
         """
         directory = self._directory_of(registry) if registry else None
+        known = known and directory is not None
         key = (str(directory or ""), verified, known)
         # Two threads that make the same context at once do no harm.
         if key not in self._contexts:

@@ -42,7 +42,7 @@ APPLYING = frozenset({What.REBOOT})
 
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid")
 
 
 class Wish(_Value):
