@@ -43,6 +43,9 @@ _COPIES = "usr/lib/bench"
 _KEPT = re.compile(r"usr/lib/modules/[^/]+/(vmlinuz|initramfs\.img)|usr/lib/(os-release|test-os/.*)|etc/.*")
 "What makes a system boot is in every image, and stays as it is."
 
+_KINDS = (tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE)
+"What every contender can store; `ostree commit` ends at a device."
+
 Group = list[str]
 
 
@@ -240,7 +243,8 @@ def _read_system(system: OsImages, archive: IO[bytes], part: Path) -> FileTree:
         for path, node in read_archive(part).items():
             if isinstance(node.content, tuple):
                 node.content = (start + node.content[0], node.content[1])
-            tree[path] = node
+            if node.kind in _KINDS:
+                tree[path] = node
         with part.open("rb") as plain:
             shutil.copyfileobj(plain, archive, 1 << 20)
     part.unlink()
