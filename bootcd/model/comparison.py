@@ -20,7 +20,9 @@ def _kebab(name: str) -> str:
 
 
 class _Document(BaseModel):
-    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid", alias_generator=_kebab, populate_by_name=True)
+    model_config = ConfigDict(
+        defer_build=True, frozen=True, extra="forbid", alias_generator=_kebab, populate_by_name=True
+    )
 
     def to_json(self) -> str:
         return self.model_dump_json(by_alias=True)

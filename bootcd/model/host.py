@@ -16,7 +16,9 @@ from pydantic.alias_generators import to_camel
 
 
 class _Document(BaseModel):
-    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(
+        defer_build=True, frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
+    )
 
 
 class OstreeRemote(_Document):
