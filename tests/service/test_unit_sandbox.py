@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -65,6 +66,16 @@ async def test_sandboxed_daemon_looks_at_the_host_and_serves_everybody(
         listing = (sys.executable, "-m", "bootcctl", "inhibit", "--list")
         assert "blocks download:stage:reboot" in await ctl(machine, "inhibit", *listing, user=0)
         await ctl(machine, "reload", user=0)
+        # The record is changed by another program, within the same sandbox, and for all to see.
+        failed = {"uuid": str(UUID(int=1)), "digest": "sha256:b", "time": "2026-01-02T03:04:05Z"}
+        record = machine.path("/var/lib/bootcd/health.json")
+        record.write_text(json.dumps({"failures": [failed]}))
+        assert await ctl(machine, "health", "clear", user=0) == "sha256:b may be taken again\n"
+        assert json.loads(record.read_text())["cleared"] == ["sha256:b"]
+        assert machine.path("/run/bootcd/health.json").stat().st_mode & 0o777 == 0o644
+        await ctl(machine, "pause", "1h", user=0)
+        assert json.loads(machine.path("/var/lib/bootcd/agent.json").read_text())["pause"]
+        await ctl(machine, "resume", user=0)
         assert await ctl(machine, "status", "--json") == over_the_bus
         assert "Booted " in await ctl(machine, "status", "--format=human")
         status = machine.path("/run/bootcd/status.json")
