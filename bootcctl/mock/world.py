@@ -132,6 +132,9 @@ class World:
                 return [self._scenario.notes if self._known or "staged" in self._deployments else ""], []
             case "Inhibit":
                 return [0], [self._inhibit(arguments)]
+            case "Simulate":
+                action = self.exporter.value(ROOT, MANAGER, "NextAction")
+                return [*action, self.exporter.value(ROOT, MANAGER, "BlockedBy")], []
             case "ListInhibitors":
                 return [list(self._inhibitors.values())], []
             case "ScheduleApply":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from bootcd.agent.snapshot import Change, Snapshot
 from bootcd.model.errors import BackendFailed
 from bootcd.model.job import JobKind, JobOptions, JobRecord, Requester
 from bootcd.update.inhibit import Wish
+from bootcd.update.planner import Plan
 from bootcd.update.surroundings import Source, Surroundings
 
 HISTORY_DEFAULT = 50
@@ -49,6 +50,7 @@ class UpdateService(Protocol):
     async def history(self, limit: int) -> list[JobRecord]: ...
     def checked_within(self, age: timedelta) -> bool: ...
     def notes(self) -> str: ...
+    def simulate(self, at: datetime | None, surroundings: Mapping[str, bool | int]) -> Plan: ...
     async def diff(self, before: str, after: str) -> bytes: ...
     async def config_diff(self) -> bytes: ...
     async def inhibit(self, wish: Wish) -> int: ...

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -32,7 +32,14 @@ from bootcd.host import journal
 from bootcd.host.clock import Clock
 from bootcd.jobs.events import JobEvent
 from bootcd.jobs.manager import JobManager
-from bootcd.model.errors import BootcdError, Busy, InvalidConfig, StaleGeneration, WrongState
+from bootcd.model.errors import (
+    BootcdError,
+    Busy,
+    InvalidArguments,
+    InvalidConfig,
+    StaleGeneration,
+    WrongState,
+)
 from bootcd.model.health import FailureState, HealthRecord
 from bootcd.model.host import Host, HostState
 from bootcd.model.job import (
@@ -65,6 +72,7 @@ log = logging.getLogger(__name__)
 
 REBOOT_SECS = 600.0
 "After which a host that agreed to reboot and is still up counts as not rebooting; shutdowns have 90 s."
+_FORESIGHT = timedelta(days=3653)
 _AGENT = Requester(name="agent")
 _NO_OPTIONS = JobOptions()
 _KINDS = {Action.CHECK: JobKind.CHECK, Action.STAGE: JobKind.UPGRADE, Action.APPLY: JobKind.APPLY}
@@ -128,6 +136,8 @@ class Service:
         self._running: JobRecord | None = None
         self._digest_at_start = ""
         self._next_action = NextAction()
+        self._started, self._chance = clock.now(), 0.0
+        "As of the last plan."
         self._gates: tuple[Gate, ...] = ()
         self._snapshot = Snapshot(
             version=version, backend=backend, state=self._situation.state.value, state_since=clock.now()
@@ -370,10 +380,26 @@ class Service:
         now = self._clock.now()
         if self._memory.seen and self._memory.seen > now:
             self._remember(seen=now)  # it was seen by a clock that was ahead
-        facts = Facts(
+        self._started, self._chance = started, chance
+        return plan(self._situation, self._facts(now), self._settings.rules)
+
+    def simulate(self, at: datetime | None, surroundings: Mapping[str, bool | int]) -> Plan:
+        """Decide what would be done unasked at a time, None for now, were the surroundings like this.
+
+        By the same plan as what is done; all else is taken to be as it is now. Raises InvalidArguments.
+        """
+        now = self._clock.now()
+        if at is not None and abs(at - now) > _FORESIGHT:
+            raise InvalidArguments(f"{at:%Y-%m-%d} is too far from now, ten years at most can be told")
+        facts = self._facts(at or now)
+        facts = replace(facts, surroundings=replace(facts.surroundings, **surroundings))  # type: ignore[arg-type]
+        return plan(self._situation, facts, self._settings.rules)
+
+    def _facts(self, now: datetime) -> Facts:
+        return Facts(
             now=now,
-            started=started,
-            chance=chance,
+            started=self._started,
+            chance=self._chance,
             job_active=self._running is not None,
             host=self._snapshot.host,
             attempts=self._memory.attempts,
@@ -388,7 +414,6 @@ class Service:
             drivers=self._driving.drivers,
             pause=self._pausing.current(),
         )
-        return plan(self._situation, facts, self._settings.rules)
 
     def announce(
         self, action: NextAction, gates: tuple[Gate, ...] = (), notice: datetime | None = None

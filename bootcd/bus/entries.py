@@ -14,6 +14,7 @@ from bootcd.bus.schema import variant
 from bootcd.model import moment
 from bootcd.model.job import ImageChanges, ImageUpdate, JobRecord, Outcome
 from bootcd.model.trust import Verdict
+from bootcd.update.gates import Gate
 from bootcd.update.inhibit import Inhibitor
 
 
@@ -128,6 +129,12 @@ def _fact(value: str | int | bool) -> Variant:
             return variant("x", value)
         case _:
             return variant("s", value)
+
+
+def gate_entry(gate: Gate) -> tuple[str, str, int, dict[str, Variant]]:
+    """Return a gate as Manager.BlockedBy lists it."""
+    actions = variant("as", [action.value for action in gate.actions])
+    return gate.name, clean_text(gate.reason), microseconds(gate.ends), {"actions": actions}
 
 
 def inhibitor_entry(inhibitor: Inhibitor) -> tuple[str, str, str, str, int, int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from dbus_fast import Variant
 
 from bootcd.agent.snapshot import Snapshot
-from bootcd.bus.entries import microseconds, outcome_entries, signature_entries, update_entries
+from bootcd.bus.entries import gate_entry, microseconds, outcome_entries, signature_entries, update_entries
 from bootcd.bus.errors import bus_name, clean_text
 from bootcd.bus.healthentries import boot_health_entries, failed_version_entries
 from bootcd.bus.schema import Argument, Interface, Method, Property, Signal, variant
@@ -158,15 +158,7 @@ def _blocked_by(view: ManagerView) -> list[tuple[str, str, int, dict[str, Varian
             },
         )
         for inhibitor in view.snapshot.inhibitors
-    ] + [
-        (
-            gate.name,
-            clean_text(gate.reason),
-            microseconds(gate.ends),
-            {"actions": variant("as", [action.value for action in gate.actions])},
-        )
-        for gate in view.snapshot.gates
-    ]
+    ] + [gate_entry(gate) for gate in view.snapshot.gates]
 
 
 def _scheduled_apply(view: ManagerView) -> dict[str, Variant]:
@@ -290,6 +282,17 @@ MANAGER = Interface.of(
         (Argument("inhibitor", "h"),),
         options={"not-after": "t"},
         right=INHIBIT,
+    ),
+    Method(
+        "Simulate",
+        (_OPTIONS,),
+        (
+            Argument("action", "s"),
+            Argument("reason", "s"),
+            Argument("when", "t"),
+            Argument("gates", "a(ssta{sv})"),
+        ),
+        options={"at": "t", "metered": "b", "on-battery": "b", "battery-percent": "u", "power-saver": "b"},
     ),
     Method("ListInhibitors", outputs=(Argument("inhibitors", "a(ssssut)"),)),
     Method("Pause", (Argument("until", "t"), _OPTIONS), options={}, right=PAUSE),

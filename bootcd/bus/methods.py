@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from bootcd.agent.interface import HISTORY_DEFAULT, HISTORY_LIMIT, UpdateService, host_looked_at
 from bootcd.agent.snapshot import Change, SnapshotChanged
 from bootcd.bus.dispatch import Call, Descriptor, Handler, Handlers
-from bootcd.bus.entries import history_entry, inhibitor_entry, outcome_entries
+from bootcd.bus.entries import gate_entry, history_entry, inhibitor_entry, microseconds, outcome_entries
+from bootcd.bus.errors import clean_text
 from bootcd.bus.interfaces import JOB, MANAGER
 from bootcd.bus.progress import ProgressPipes
 from bootcd.bus.publisher import Publisher
@@ -57,6 +58,7 @@ class Methods:
             "Diff": self._diff,
             "ConfigDiff": self._config_diff,
             "Inhibit": self._inhibit,
+            "Simulate": self._simulate,
             "ListInhibitors": self._list_inhibitors,
             "ScheduleApply": self._schedule_apply,
             "CancelApply": self._cancel_apply,
@@ -119,6 +121,12 @@ class Methods:
         not_after = moment.from_microseconds(call.options.get("not-after", 0))
         wish = parse_wish(what, who, why, mode, call.caller.uid, not_after)
         return [Descriptor(await self._service.inhibit(wish))]
+
+    async def _simulate(self, call: Call) -> list[Any]:
+        facts = {name.replace("-", "_"): value for name, value in call.options.items() if name != "at"}
+        planned = self._service.simulate(moment.from_microseconds(call.options.get("at", 0)), facts)
+        gates = [list(gate_entry(gate)) for gate in planned.gates]
+        return [planned.action.value, clean_text(planned.reason), microseconds(planned.not_before), gates]
 
     async def _list_inhibitors(self, _: Call) -> list[Any]:
         return [[list(inhibitor_entry(inhibitor)) for inhibitor in self._service.snapshot.inhibitors]]

@@ -20,6 +20,7 @@ from bootcd.update.features import features, read_only_reason
 from bootcd.update.gates import Gate
 from bootcd.update.inhibit import Inhibitor
 from bootcd.update.pause import Pause
+from bootcd.update.planner import Plan
 
 Document = dict[str, Any]
 
@@ -85,6 +86,10 @@ def status(snapshot: Snapshot) -> Document:
         nextAction=_known(action=action.action, reason=action.reason, when=_usec(action.when)),
         host=json.loads(snapshot.host_json) if snapshot.host_json else {},
     )
+
+
+def plan(planned: Plan) -> Document:
+    return _known(action=planned.action.value, reason=planned.reason, when=_usec(planned.not_before))
 
 
 def gate(shut: Gate) -> Document:

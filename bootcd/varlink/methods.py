@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
 from bootcd.agent.authorisation import Authorise
 from bootcd.agent.interface import HISTORY_DEFAULT, HISTORY_LIMIT, UpdateService, host_looked_at
 from bootcd.agent.snapshot import Change, JobChanged, SnapshotChanged
@@ -21,6 +23,8 @@ from bootcd.varlink.verbs import INTERACTIVE, VERBS, InvalidParameter, Verb, job
 _LATEST = 1 << 62
 "Microseconds, and more than can be told."
 Document = dict[str, Any]
+
+_SURROUNDINGS = ("metered", "on_battery", "battery_percent", "power_saver")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class Methods:
             "GetNotes": self._get_notes,
             "ListJobs": self._list_jobs,
             "ListInhibitors": self._list_inhibitors,
+            "Simulate": self._simulate,
             "Wait": self._wait,
             "Diff": self._diff,
             "Cancel": self._cancel,
@@ -112,6 +117,17 @@ class Methods:
 
     async def _list_jobs(self, _: Request) -> Replies:
         yield Reply({"jobs": [documents.job(record) for record in self._service.jobs()]})
+
+    async def _simulate(self, request: Request) -> Replies:
+        at = request.values.get("at", 0)
+        names = {to_camel(name): name for name in _SURROUNDINGS}
+        facts = {names[name]: value for name, value in request.values.items() if name in names}
+        if not 0 <= at < 1 << 62:
+            raise InvalidParameter("at")
+        planned = self._service.simulate(moment.from_microseconds(at), facts)
+        yield Reply(
+            {"nextAction": documents.plan(planned), "gates": [documents.gate(gate) for gate in planned.gates]}
+        )
 
     async def _list_inhibitors(self, _: Request) -> Replies:
         held = self._service.snapshot.inhibitors

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -32,7 +32,7 @@ from tests.support.bus_front import bus as bus
 from tests.support.bus_front import front as front
 from tests.support.bus_front import peer as peer
 from tests.support.bus_front import service as service
-from tests.support.bus_peers import Peer
+from tests.support.bus_peers import Peer, plain
 from tests.support.scripted_agent import (
     START,
     ScriptedService,
@@ -172,6 +172,15 @@ async def test_check_that_is_recent_enough_is_not_made_again(peer: Peer, service
     assert await check(max_age=Variant("t", hour // 3)) != "/"
     assert await check() != "/"
     assert service.calls == [("check", {}), ("check", {})]
+
+
+async def test_simulation_takes_a_time_and_surroundings(peer: Peer, service: ScriptedService) -> None:
+    options = {"at": Variant("t", 1_000_000), "on-battery": Variant("b", True)}
+    answer = await peer.call(ROOT_PATH, MANAGER_NAME, "Simulate", "a{sv}", [options])
+    start = int(START.timestamp() * 1e6)
+    gates = [["metered", "the network is metered", 0, {"actions": ["stage"]}]]
+    assert plain(answer.body) == ["stage", "an update is available", start, gates]
+    assert service.calls == [("simulate", datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC), {"on_battery": True})]
 
 
 async def test_status_of_a_generation_comes_with_it_or_after_a_while_as_it_is(

@@ -37,7 +37,7 @@ ERROR = "org.freedesktop.DBus.Error."
 NEEDS_PROMPT = ERROR + "InteractiveAuthorizationRequired"
 DENIED = ERROR + "AccessDenied"
 JOB_PATH = f"{ROOT_PATH}/job/_1"
-READS_OF_SERVICE = {"history", "notes", "wait", "host_ready", "diff"}
+READS_OF_SERVICE = {"history", "notes", "wait", "host_ready", "diff", "simulate"}
 
 
 @pytest.fixture
@@ -125,7 +125,16 @@ async def test_every_member_called_by_a_user_answers_and_changes_nothing(
 @pytest.mark.parametrize("interface", [MANAGER, DEPLOYMENT, JOB], ids=lambda interface: interface.name)
 def test_methods_that_need_no_action_are_the_reading_ones(interface: Interface) -> None:
     free = {method.name for method in interface.methods.values() if not method.right}
-    assert free <= {"GetStatus", "GetHistory", "GetNotes", "Diff", "ListInhibitors", "OpenProgress", "Wait"}
+    assert free <= {
+        "GetStatus",
+        "GetHistory",
+        "GetNotes",
+        "Diff",
+        "ListInhibitors",
+        "OpenProgress",
+        "Simulate",
+        "Wait",
+    }
 
 
 async def test_without_polkit_users_are_refused_and_root_is_served(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from pathlib import Path
@@ -15,9 +16,10 @@ from tests.support.machine import Machine, Process
 from tests.support.oci_image import Entry, Image, directory, file, make_image, make_layer, whiteout
 from tests.support.registry import Registry
 
-pytestmark = [pytest.mark.machine, pytest.mark.timeout(300)]
+POINTS = int(os.environ.get("BOOTCD_KILL_POINTS", "40"))
 
-POINTS = 40
+pytestmark = [pytest.mark.machine, pytest.mark.timeout(300 + 6 * POINTS)]
+
 RANDOM = random.Random(42)
 
 KERNEL = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,7 +25,10 @@ from bootcd.model.job import (
 )
 from bootcd.model.report import DeploymentDetails
 from bootcd.model.trust import Verdict
+from bootcd.update.facts import Action
+from bootcd.update.gates import Gate
 from bootcd.update.inhibit import Inhibitor, Wish
+from bootcd.update.planner import Plan
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 BOOTED, STAGED, ROLLBACK = ("b" * 64, "5" * 64, "a" * 64)
@@ -111,6 +114,11 @@ class ScriptedService:
     def checked_within(self, age: timedelta) -> bool:
         last = self.snapshot.last_check
         return last is not None and START - last <= age
+
+    def simulate(self, at: datetime | None, surroundings: Mapping[str, bool | int]) -> Plan:
+        self._note("simulate", at, dict(surroundings))
+        gate = Gate("metered", "the network is metered", None, (Action.STAGE,))
+        return Plan(Action.STAGE, "an update is available", START, (gate,))
 
     def notes(self) -> str:
         self._note("notes")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -42,6 +42,7 @@ from bootcd.model.job import (
 from bootcd.update.appointment import Appointment
 from bootcd.update.inhibit import Inhibitor, Wish
 from bootcd.update.pause import Pause
+from bootcd.update.planner import Plan
 
 IMAGE = "registry.example/os:1"
 AGENT = Requester()
@@ -227,6 +228,9 @@ class ScriptedService:
 
     def checked_within(self, age: timedelta) -> bool:
         return False
+
+    def simulate(self, at: datetime | None, surroundings: Mapping[str, bool | int]) -> Plan:
+        raise NotImplementedError
 
     def notes(self) -> str:
         return self.release_notes

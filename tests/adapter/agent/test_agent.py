@@ -517,3 +517,25 @@ async def test_appointment_is_called_off_by_people_who_were_told_of_it(
         await bench.shown(appointment=None, reboot_at=None)
     assert script.pids() == []
     assert outside.told == [when]
+
+
+async def test_simulation_decides_as_the_plan_does_for_another_time_and_other_surroundings(
+    tmp_path: Path, script: WorkerScript, time: Time
+) -> None:
+    script.steps(["ready"], FOUND)
+    async with ServiceBench(tmp_path, script, clock=time.clock, mode=Mode.STAGE) as bench:
+        await bench.service.host_ready()
+        await bench.service.wait((await bench.service.begin(JobKind.CHECK, SOMEBODY)).request.uuid)
+        before = bench.service.snapshot
+        now = bench.service.simulate(None, {})
+        assert (now.action, now.gates) == (Action.STAGE, ())
+        metered = bench.service.simulate(None, {"metered": True})
+        assert [gate.name for gate in metered.gates] == ["metered"]
+        await bench.service.pause(time.clock.now() + timedelta(days=1), SOMEBODY)
+        assert [gate.name for gate in bench.service.simulate(None, {}).gates] == ["paused"]
+        later = time.clock.now() + timedelta(days=2)
+        assert bench.service.simulate(later, {}).action is not Action.NOTHING
+        assert "paused" not in [gate.name for gate in bench.service.simulate(later, {}).gates]
+        with pytest.raises(InvalidArguments):
+            bench.service.simulate(time.clock.now() + timedelta(days=9999), {})
+        assert bench.service.snapshot.next_action == before.next_action

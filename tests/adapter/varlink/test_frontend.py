@@ -161,6 +161,7 @@ async def test_reads_answer_everybody_without_a_right(path: Path, authority: Aut
             "GetNotes": {},
             "ListJobs": {},
             "ListInhibitors": {},
+            "Simulate": {"at": 5, "metered": True, "batteryPercent": 7},
             "Diff": {"before": f"{BOOTED}.0", "after": f"{ROLLBACK}.0"},
         }.items():
             answered(await nobody.call(f"io.bootcd.{method}", parameters), method)
@@ -297,7 +298,7 @@ async def test_every_change_asks_for_its_right(
         "Resume": ({}, ["pause"]),
         "Reload": ({}, ["reload"]),
     }
-    reads = {"GetStatus", "GetHistory", "GetNotes", "ListJobs", "ListInhibitors", "Wait", "Diff"}
+    reads = {"GetStatus", "GetHistory", "GetNotes", "ListJobs", "ListInhibitors", "Simulate", "Wait", "Diff"}
     assert calls.keys() | reads == IDL.methods.keys()
     async with user_client(path, NOBODY) as nobody:
         for method, (parameters, actions) in calls.items():
