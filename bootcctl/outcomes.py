@@ -80,10 +80,14 @@ def render_changes(outcome: dict[str, Any]) -> str:
         if text
     )
     return (
-        f"  Since {since or 'the booted version'}: {added} of {outcome['layers']} layers are new"
-        f" ({format_bytes(outcome.get('bytes-added', 0))}), {removed} are gone"
+        f"  Since {since or 'the booted version'}: {added} of {outcome['layers']} layers {_are(added)} new"
+        f" ({format_bytes(outcome.get('bytes-added', 0))}), {removed} {_are(removed)} gone"
         f" ({format_bytes(outcome.get('bytes-removed', 0))})"
     )
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _name_of(outcome: dict[str, Any]) -> str:

@@ -53,6 +53,7 @@ class Spool:
     def __init__(self, directory: Path) -> None:
         self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115
         self._end = 0
+        self._stopped = False
 
     def append(self, chunks: Iterator[memoryview], digest: Callable[[memoryview], object]) -> int:
         """Keep what `chunks` yields; return where it begins."""
@@ -70,10 +71,16 @@ class Spool:
         assert node.offset != _NOT_KEPT
         end = node.offset + node.entry.size
         for position in range(node.offset, end, size):
+            if self._stopped:
+                raise InterruptedError("nobody waits for it any more")
             chunk = os.pread(self._file.fileno(), min(size, end - position), position)
             if len(chunk) != min(size, end - position):
                 raise OSError("the temporary file has become shorter")
             yield chunk
+
+    def stop(self) -> None:
+        """End what other threads read, at the next piece; they get InterruptedError."""
+        self._stopped = True
 
     def close(self) -> None:
         self._file.close()

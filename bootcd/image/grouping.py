@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,14 @@ from bootcd.oci.tar import EntryType
 
 UNPACKAGED = ""
 "The component of what no package owns."
+
+INITRAMFS = "(initramfs)"
+"""The component of the initial RAM disk beside a kernel, which is made at installation and owned by nobody.
+
+It is the largest file of many images, and changes with the kernel and not with what else has no owner. No
+package has such a name."""
+
+_INITRAMFS_PATH = re.compile(r"usr/lib/modules/[^/]+/initramfs\.img")
 
 
 @dataclass(slots=True)
@@ -42,7 +51,10 @@ def group_files(tree: Tree, owners: Owners) -> Grouping:
     found: Grouping = {}
     for member in members.values():
         components = (owner_of(name, owners, links) for name in member.names)
-        found.setdefault(next(filter(None, components), UNPACKAGED), []).append(member)
+        component = next(filter(None, components), UNPACKAGED)
+        if not component and owners and any(map(_INITRAMFS_PATH.fullmatch, member.names)):
+            component = INITRAMFS
+        found.setdefault(component, []).append(member)
     return found
 
 

@@ -24,6 +24,7 @@ from bootcd.image.database import find_owners
 from bootcd.image.destination import Destination, open_destination
 from bootcd.image.flatten import Spool, Tree, apply_layer
 from bootcd.image.grouping import (
+    INITRAMFS,
     UNPACKAGED,
     Grouping,
     count_changes,
@@ -39,7 +40,7 @@ from bootcd.image.layout import LayoutWriter, WrittenLayer, to_json
 from bootcd.image.owners import is_database
 from bootcd.image.packing import Packing
 from bootcd.image.report import RechunkReport, Transfer, UpgradeReport
-from bootcd.model.errors import InvalidManifest, Unsupported
+from bootcd.model.errors import InvalidArguments, InvalidManifest, Unsupported
 from bootcd.model.job import WorkerSettings
 from bootcd.oci.changes import layer_changes
 from bootcd.oci.manifest import (
@@ -99,9 +100,14 @@ class _Version:
 async def rechunk(options: Options) -> RechunkReport:
     """Write the image anew. Nothing of the destination is changed before all of it is there.
 
-    Raises what reading and writing images raises, and Unsupported.
+    Raises what reading and writing images raises, InvalidArguments and Unsupported.
     """
     destination = Destination.parse(options.destination)
+    if not options.spool.is_dir():
+        raise InvalidArguments(
+            f"there is no directory {options.spool} to keep the files of the image in",
+            hint="name one with --spool-dir",
+        )
     history: list[dict[str, bytes]] = []
     previous: _Version | None = None
     with host_errors("keep the files of the image", path=str(options.spool)):
@@ -249,6 +255,7 @@ async def _write_layers(
         try:
             return await asyncio.gather(*running)
         except BaseException:
+            spool.stop()
             threads.shutdown(wait=True, cancel_futures=True)
             raise
 
@@ -343,7 +350,7 @@ def _report(
         destination=options.destination,
         digest=digest_of(data),
         database=version.database,
-        components=len(version.grouping.keys() - {UNPACKAGED}),
+        components=len(version.grouping.keys() - {UNPACKAGED, INITRAMFS}),
         unpackaged_bytes=sum(m.node.entry.size for m in version.grouping.get(UNPACKAGED, [])),
         before=_whole(version.image.manifest),
         after=_whole(manifest),

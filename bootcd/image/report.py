@@ -16,7 +16,8 @@ class Transfer(_Report):
     bytes: int
 
     def __str__(self) -> str:
-        return f"{self.layers:>4} layers {size(self.bytes):>10}"
+        noun = "layer" if self.layers == 1 else "layers"
+        return f"{self.layers:>4} {noun:<6} {size(self.bytes):>10}"
 
 
 class UpgradeReport(_Report):

@@ -181,8 +181,8 @@ def test_rechunked_image_is_the_same_tree(tmp_path: Path) -> None:
 def test_rechunked_layers_hold_packages_and_what_belongs_to_none(tmp_path: Path) -> None:
     source = write_layout(tmp_path / "source", {"1": odd_image()})
     rechunk(tmp_path, f"oci:{source}:1", f"oci:{tmp_path}/out:1")
-    assert components(tmp_path / "out") == [["other-source"], ["tool"], None]
-    other, tool, rest = archives(tmp_path / "out")
+    assert components(tmp_path / "out") == [["(initramfs)"], ["other-source"], ["tool"], None]
+    _, other, tool, rest = archives(tmp_path / "out")
     assert [m.name for m in other if not m.isdir()] == ["usr/bin/other", f"{INFO}/other.list"]
     files = {m.name: m for m in tool if not m.isdir()}
     # All names of one file are in one layer, also those of no package.
@@ -211,7 +211,7 @@ def test_config_keeps_labels_and_history(tmp_path: Path) -> None:
     assert {key: after[key] for key in same} == {key: before[key] for key in same}
     steps = after["history"]
     assert [step["created_by"] for step in steps if step.get("empty_layer")] == ["step 0", "step 1", "step 2"]
-    assert sum(not step.get("empty_layer") for step in steps) == len(after["rootfs"]["diff_ids"]) == 3
+    assert sum(not step.get("empty_layer") for step in steps) == len(after["rootfs"]["diff_ids"]) == 4
 
 
 def test_rechunking_again_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -423,7 +423,7 @@ def test_rpm_database_is_read_by_rpm(tmp_path: Path) -> None:
     entries = [*BASE, *held, file("usr/share/alpha", b"alpha"), file("usr/share/beta", b"beta")]
     source = write_layout(tmp_path / "source", {"1": make_image([make_layer(entries)])})
     rechunk(tmp_path, f"oci:{source}:1", f"oci:{tmp_path}/out:1")
-    assert components(tmp_path / "out") == [["alpha"], ["beta"], None]
+    assert components(tmp_path / "out") == [["(initramfs)"], ["alpha"], ["beta"], None]
 
 
 @pytest.mark.parametrize(
@@ -442,6 +442,14 @@ def test_layer_out_of_order_is_refused_and_nothing_is_written(
     rechunk(tmp_path, f"oci:{source}:1", f"oci:{tmp_path}/out:1", status=1)
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_directory_for_the_files_that_is_not_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_layout(tmp_path / "source", {"1": make_image([make_layer(BASE)])})
+    rechunk(tmp_path / "nowhere", f"oci:{source}:1", f"oci:{tmp_path}/out:1", status=2)
+    assert f"{tmp_path}/nowhere" in capsys.readouterr().err
 
 
 def test_image_made_from_an_ostree_commit_is_refused(

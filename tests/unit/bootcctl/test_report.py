@@ -246,6 +246,9 @@ def test_changes_of_an_update_are_told_in_layers() -> None:
     assert render_changes(changes) == (
         "  Since 1.0 sha256:aaaaaaaaaaaa: 3 of 60 layers are new (12.0 MB), 2 are gone (11.0 MB)"
     )
+    one = render_changes(changes | {"layers-added": 1, "layers-removed": 1})
+    assert "1 of 60 layers is new" in one
+    assert "1 is gone" in one
     assert render_changes({"digest": "sha256:dd"}) == ""
 
 

@@ -206,3 +206,16 @@ def test_layer_whose_tables_nobody_would_read_is_an_ordinary_one(
     blob = packed(items, spool, Compression.CHUNKED)
     assert blob.packed.annotations == {}
     assert digest_of(blob.plain()) == blob.packed.diff_id
+
+
+def test_layer_ends_at_the_next_piece_when_it_is_stopped(items: list[Item], spool: Spool) -> None:
+    written: list[bytes] = []
+
+    def write(data: bytes) -> None:
+        written.append(data)
+        if sum(map(len, written)) > CHUNK_BYTES // 2:
+            spool.stop()
+
+    with pytest.raises(InterruptedError):
+        pack(members(items), spool, Packing(Compression.CHUNKED, 3), write)
+    assert sum(map(len, written)) < 1.1 * CHUNK_BYTES
