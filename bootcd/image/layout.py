@@ -19,7 +19,7 @@ from typing import IO, Any, Self
 from bootcd.host.files import read_bounded, remove_leftovers, sync_directory, write_atomic
 from bootcd.image.archive import Item, members
 from bootcd.image.flatten import Spool
-from bootcd.image.packing import Packing, pack
+from bootcd.image.packing import Packed, Packing, pack
 from bootcd.model.errors import Busy, InvalidLayout, InvalidManifest
 from bootcd.oci.manifest import INDEX_MEDIA_TYPES, MAX_MANIFEST_BYTES
 from bootcd.oci.resolve import digest_of
@@ -33,8 +33,7 @@ _VERSION = b'{"imageLayoutVersion":"1.0.0"}'
 class WrittenLayer:
     digest: str
     size: int
-    diff_id: str
-    annotations: dict[str, str]
+    packed: Packed
 
 
 class LayoutWriter:
@@ -68,7 +67,7 @@ class LayoutWriter:
             sink = _Hashing(file, running)
             packed = pack(members(items), spool, packing, sink.write)
         digest = f"sha256:{running.hexdigest()}"
-        return WrittenLayer(digest, sink.size, packed.diff_id, packed.annotations)
+        return WrittenLayer(digest, sink.size, packed)
 
     def add_document(self, data: bytes, media_type: str) -> dict[str, Any]:
         """Write a config or manifest; return its descriptor."""

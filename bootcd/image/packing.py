@@ -73,6 +73,10 @@ class Packed:
     diff_id: str
     annotations: dict[str, str] = field(default_factory=dict)
     "That the manifest has to say of the layer."
+    table_bytes: int = 0
+    "Of the tables that are fetched before any file, with what frames them; 0 if it has none."
+    files: tuple[tuple[bytes, int], ...] = ()
+    "Digest and compressed bytes of each file that can be fetched alone."
 
 
 Write = Callable[[bytes], object]
@@ -122,6 +126,7 @@ class _ChunkedWriter:
         self._between = b""
         "What was not written yet of what lies between payloads."
         self._entries: list[TableEntry] = []
+        self._files: list[tuple[bytes, int]] = []
         self._split = _Compressed(self._level)
         self._lines = 0
 
@@ -175,6 +180,7 @@ class _ChunkedWriter:
             self._frame(data)
             done += len(data)
         entry.end_offset = self._end
+        self._files.append((member.node.sha256, entry.end_offset - entry.offset))
         return checksum.to_bytes(8, "big")
 
     def _end_between(self) -> None:
@@ -207,7 +213,7 @@ class _ChunkedWriter:
         layout = Layout(digest_of(data), place, behind)
         for content in (data, split, footer(layout)):
             self._put(skippable_frame(content))
-        return Packed(diff_id, layer_annotations(layout))
+        return Packed(diff_id, layer_annotations(layout), behind.end - layout.data_end, tuple(self._files))
 
 
 class _Compressed:

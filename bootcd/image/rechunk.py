@@ -127,7 +127,7 @@ async def rechunk(options: Options) -> RechunkReport:
                 manifest = _write_image(
                     layout, version.image, layering, layers, options.packing, destination.tag
                 )
-    return _report(options, version, layering, manifest, previous)
+    return _report(options, version, layering, layers, manifest, previous)
 
 
 async def _read(name: str, options: Options, spool: Spool, keeps: Callable[[str], bool]) -> _Version:
@@ -289,7 +289,7 @@ def _write_image(
             "digest": layer.digest,
             "size": layer.size,
         }
-        annotations = layer.annotations
+        annotations = layer.packed.annotations
         if UNPACKAGED not in components:
             annotations = annotations | {COMPONENTS: json.dumps(components, separators=(",", ":"))}
         if annotations:
@@ -317,7 +317,7 @@ def _config(image: ResolvedImage, layering: Layering, layers: Sequence[WrittenLa
     kept = [step | {"empty_layer": True} for step in steps or [] if isinstance(step, dict)]
     created = {"created": config["created"]} if "created" in config else {}
     added = [created | {"created_by": _step(components)} for components in layering]
-    rootfs = {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]}
+    rootfs = {"type": "layers", "diff_ids": [layer.packed.diff_id for layer in layers]}
     return to_json(config | {"rootfs": rootfs, "history": [*kept, *added]})
 
 
@@ -327,7 +327,12 @@ def _step(components: Sequence[str]) -> str:
 
 
 def _report(
-    options: Options, version: _Version, layering: Layering, data: bytes, previous: _Version | None
+    options: Options,
+    version: _Version,
+    layering: Layering,
+    layers: Sequence[WrittenLayer],
+    data: bytes,
+    previous: _Version | None,
 ) -> RechunkReport:
     manifest = parse_manifest(data, None)
     assert isinstance(manifest, ImageManifest), "just written"
@@ -342,6 +347,7 @@ def _report(
             previous=previous.name,
             before=_transfer(previous.image.manifest, version.image.manifest),
             after=_transfer(previous.image.manifest, manifest),
+            by_files=_by_files(previous, layers),
             aligned=Transfer(layers=len(changed), bytes=sum(layer.size for layer in changed)),
             previous_is_rechunked=bool(layering_of(previous.image.manifest)),
         )
@@ -356,6 +362,16 @@ def _report(
         after=_whole(manifest),
         upgrade=upgrade,
     )
+
+
+def _by_files(previous: _Version, layers: Sequence[WrittenLayer]) -> Transfer:
+    """Return what is fetched of new layers by a host that takes no file twice."""
+    held = {layer.digest for layer in previous.image.manifest.layers}
+    new = {layer.digest: layer for layer in layers if layer.digest not in held}
+    known = {node.sha256 for node in previous.tree.values()}
+    files = {sha: size for layer in new.values() for sha, size in layer.packed.files if sha not in known}
+    tables = sum(layer.packed.table_bytes or layer.size for layer in new.values())
+    return Transfer(layers=len(new), bytes=tables + sum(files.values()))
 
 
 def _transfer(old: ImageManifest, new: ImageManifest) -> Transfer:

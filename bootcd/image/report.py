@@ -28,6 +28,10 @@ class UpgradeReport(_Report):
     "With the image as it was given."
     after: Transfer
     "With the one that was written."
+    by_files: Transfer
+    """With the one that was written, if of its new layers only the files that are new are fetched.
+
+    At least: to fetch what lies between them as well may be cheaper than to ask once more."""
     aligned: Transfer
     "With the one that was written, if the older one had been rechunked into the same layers."
     previous_is_rechunked: bool
@@ -63,6 +67,7 @@ class RechunkReport(_Report):
                 f"Upgrade from {upgrade.previous} downloads",
                 f"  as it was {upgrade.before}",
                 f"  rechunked {upgrade.after}",
+                f"  or        {upgrade.by_files}   where files that are there already are left out",
             ]
             if not upgrade.previous_is_rechunked:
                 lines.append(f"  rechunked {upgrade.aligned}   from the older one rechunked likewise")

@@ -22,7 +22,7 @@ import zstandard
 from bootcd.image.__main__ import main
 from bootcd.image.layout import LayoutWriter
 from bootcd.image.rechunk import COMPONENTS
-from bootcd.oci.chunked import layer_layout
+from bootcd.oci.chunked import FRAME_HEADER_BYTES, Table, layer_layout
 from bootcd.oci.resolve import digest_of
 from bootcd.ostree.libostree import OSTree
 from bootcd.ostreefmt.refs import image_ref
@@ -362,9 +362,36 @@ def test_upgrade_downloads_the_layer_of_the_package_that_changed(
     # That of p4, that of the new package, and what no package owns.
     assert len(fetched) <= 3
     assert report["upgrade"]["after"] == {"layers": len(fetched), "bytes": sum(x["size"] for x in fetched)}
+    assert report["upgrade"]["by_files"] == {"layers": len(fetched), "bytes": by_files(out, "1", "2")}
+    assert report["upgrade"]["by_files"]["bytes"] < 0.9 * report["upgrade"]["after"]["bytes"]
     assert report["upgrade"]["previous_is_rechunked"]
     assert report["upgrade"]["after"]["bytes"] < 0.7 * report["before"]["bytes"]
     assert (report["database"], report["components"]) == ("dpkg", 10)
+
+
+def by_files(layout: Path, old: str, new: str) -> int:
+    """Count what the tables of contents of new layers say has to be fetched, and the tables themselves."""
+    held = {layer["digest"] for layer in manifest_of(layout, old)["layers"]}
+    known = {
+        digest_of(archive.extractfile(member).read())  # type: ignore[union-attr]
+        for archive in archives(layout, old)
+        for member in archive
+        if member.isfile()
+    }
+    count = 0
+    for layer in manifest_of(layout, new)["layers"]:
+        if layer["digest"] not in held:
+            place = layer_layout(layer["annotations"], layer["size"])
+            assert place is not None
+            assert place.tar_split is not None
+            count += place.table.size + place.tar_split.size + 2 * FRAME_HEADER_BYTES
+            blob = blob_path(layout, layer["digest"]).read_bytes()
+            table = Table([unpacked(blob[place.table.offset : place.table.end])], data_end=place.data_end)
+            for entry in table:
+                if entry.digest and entry.digest not in known:
+                    known.add(entry.digest)
+                    count += entry.end_offset - entry.offset
+    return count
 
 
 def test_upgrade_from_an_image_that_was_not_rechunked_says_what_it_takes_and_what_comes_after(
