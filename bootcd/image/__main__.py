@@ -6,10 +6,11 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from bootcd import __version__
 from bootcd.model.errors import BootcdError, InvalidArguments
+from bootcd.model.text import one_line
 
 _SPOOL = "/var/tmp"  # noqa: S108 - files there have no names
 _MAX_LAYERS = 512
@@ -109,22 +110,40 @@ def _rechunk(options: argparse.Namespace) -> str:
     settings = WorkerSettings(
         auth_files=(options.authfile,) if options.authfile else (), ca_file=options.ca_file
     )
-    report = asyncio.run(
-        rechunk(
-            Options(
-                source=options.source,
-                destination=options.destination,
-                previous=tuple(options.previous),
-                max_layers=options.max_layers,
-                packing=Packing(Compression(options.compression), options.level),
-                architecture=options.arch,
-                spool=options.spool_dir,
-                settings=settings,
-                plain_http=options.plain_http,
+    progress = _progress(sys.stderr)
+    try:
+        report = asyncio.run(
+            rechunk(
+                Options(
+                    source=options.source,
+                    destination=options.destination,
+                    previous=tuple(options.previous),
+                    max_layers=options.max_layers,
+                    packing=Packing(Compression(options.compression), options.level),
+                    architecture=options.arch,
+                    spool=options.spool_dir,
+                    settings=settings,
+                    plain_http=options.plain_http,
+                    progress=progress,
+                )
             )
         )
-    )
+    finally:
+        progress("")
     return report.model_dump_json() if options.json else str(report)
+
+
+def _progress(stream: TextIO) -> Callable[[str], object]:
+    """Return what writes one line over another; on a terminal only."""
+    if not stream.isatty():
+        return lambda _: None
+
+    def show(text: str) -> None:
+        # Cut, so that a narrow terminal does not begin a line that is never erased.
+        stream.write(f"\r\x1b[K{one_line(text)[:79]}")
+        stream.flush()
+
+    return show
 
 
 def _push(options: argparse.Namespace) -> str:

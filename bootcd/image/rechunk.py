@@ -83,6 +83,8 @@ class Options:
     spool: Path = Path("/var/tmp")  # noqa: S108 - files there have no names
     settings: WorkerSettings = field(default_factory=WorkerSettings)
     plain_http: bool = False
+    progress: Callable[[str], object] = lambda _: None
+    "Is told what is being done, now and then; on the event loop."
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ async def rechunk(options: Options) -> RechunkReport:
                 host_errors("write the image", path=str(destination.path)),
                 open_destination(destination) as layout,
             ):
-                layers = await _write_layers(layout, version, layering, spool, options.packing)
+                layers = await _write_layers(layout, version, layering, spool, options)
                 manifest = _write_image(
                     layout, version.image, layering, layers, options.packing, destination.tag
                 )
@@ -141,7 +143,8 @@ async def _read(name: str, options: Options, spool: Spool, keeps: Callable[[str]
                 f"{name} is made from an ostree commit, and its layers are those of its components already"
             )
         tree: Tree = {}
-        for number in range(len(image.manifest.layers)):
+        for number in range(count := len(image.manifest.layers)):
+            options.progress(f"Reading layer {number + 1} of {count} of {name}")
             await _apply(tree, source, image, number, spool, keeps)
     owners, database = await asyncio.to_thread(find_owners, tree, spool)
     grouping = group_files(tree, owners)
@@ -237,7 +240,7 @@ def layering_of(manifest: ImageManifest) -> Layering:
 
 
 async def _write_layers(
-    layout: LayoutWriter, version: _Version, layering: Layering, spool: Spool, packing: Packing
+    layout: LayoutWriter, version: _Version, layering: Layering, spool: Spool, options: Options
 ) -> list[WrittenLayer]:
     empty = empty_directories(version.tree)
     loop = asyncio.get_running_loop()
@@ -248,10 +251,19 @@ async def _write_layers(
                 layout.add_layer,
                 _items(version, components, empty if UNPACKAGED in components else []),
                 spool,
-                packing,
+                options.packing,
             )
             for components in layering
         ]
+        left = len(running)
+
+        def tell(_: object) -> None:
+            nonlocal left
+            left -= 1
+            options.progress(f"Writing layers: {len(running) - left} of {len(running)}")
+
+        for each in running:
+            each.add_done_callback(tell)
         try:
             return await asyncio.gather(*running)
         except BaseException:

@@ -471,6 +471,19 @@ def test_layer_out_of_order_is_refused_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_progress_is_shown_on_a_terminal_and_nowhere_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_layout(tmp_path / "source", {"1": odd_image()})
+    rechunk(tmp_path, f"oci:{source}:1", f"oci:{tmp_path}/out:1")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    rechunk(tmp_path, f"oci:{source}:1", f"oci:{tmp_path}/out:2")
+    shown = capsys.readouterr().err.split("\r\x1b[K")
+    assert shown[1].startswith("Reading layer 1 of 3 of oci:")
+    assert shown[-2:] == ["Writing layers: 4 of 4", ""]
+
+
 def test_directory_for_the_files_that_is_not_there_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
