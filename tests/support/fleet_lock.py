@@ -23,6 +23,7 @@ class FleetLockServer:
         self.most = 0
         self.faults: list[web.Response] = []
         self.url = ""
+        self.port = 0
 
     async def __aenter__(self) -> Self:
         application = web.Application()
@@ -31,6 +32,7 @@ class FleetLockServer:
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         host, port = self._runner.addresses[0][:2]
+        self.port = port
         self.url = f"http://{host}:{port}/base"
         return self
 

@@ -14,10 +14,11 @@ import pytest
 import pytest_asyncio
 
 from tests.support.faultproxy import FaultProxy
+from tests.support.fleet_lock import FleetLockServer
 from tests.support.registry import Registry
 from tests.vm.disk import install
 from tests.vm.guest import Guest, until
-from tests.vm.image import REGISTRY, REPOSITORY, Images, cached_images
+from tests.vm.image import FLEET_LOCK, REGISTRY, REPOSITORY, Images, cached_images
 from tests.vm.qemu import FIRMWARE_VARIABLES, Machine, Snapshot, missing
 
 OS, OTHER = "example/os", "example/other"
@@ -32,7 +33,13 @@ class Host:
     """A virtual machine that runs the test system, and the registry it tracks."""
 
     def __init__(
-        self, machine: Machine, guest: Guest, registry: Registry, images: Images, proxy: FaultProxy
+        self,
+        machine: Machine,
+        guest: Guest,
+        registry: Registry,
+        images: Images,
+        proxy: FaultProxy,
+        fleet: FleetLockServer,
     ) -> None:
         self.machine = machine
         self.guest = guest
@@ -40,6 +47,8 @@ class Host:
         self.images = images
         self.proxy = proxy
         "What stands between the host and its registry."
+        self.fleet = fleet
+        "The server of the lock, which a host asks that is told of it."
 
     async def publish(self, tag: str, name: str = OS) -> str:
         """Make a version what the host finds in the registry; returns its digest."""
@@ -98,17 +107,22 @@ async def _host(
 ) -> AsyncIterator[Host]:
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(FaultProxy(registry.url))
-        port = int(proxy.host.rpartition(":")[2])
-        machine = await stack.enter_async_context(Machine(directory, disk, variables, port))
+        fleet = await stack.enter_async_context(FleetLockServer())
+        ports = {port_of(REGISTRY): port_of(proxy.host), port_of(FLEET_LOCK): fleet.port}
+        machine = await stack.enter_async_context(Machine(directory, disk, variables, ports))
         guest = Guest(machine, images.key)
         stack.push_async_callback(guest.disconnect)
-        host = Host(machine, guest, registry, images, proxy)
+        host = Host(machine, guest, registry, images, proxy, fleet)
         await host.publish("v1")
         try:
             yield host
         except BaseException:
             await _keep(host, directory.name)
             raise
+
+
+def port_of(place: str) -> int:
+    return int(place.rpartition(":")[2])
 
 
 async def _keep(host: Host, name: str) -> None:

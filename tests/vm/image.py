@@ -66,6 +66,7 @@ PACKAGES = (
 TAGS = ("v1", "v2", "v3", "v4", "other")
 REGISTRY = "10.0.2.100:5000"
 "What a guest knows the test's registry by."
+FLEET_LOCK = "10.0.2.100:5001"
 HOME = "usr/lib/test-os"
 PAYLOAD_SIZE = 16 << 20
 PASSWORD = "test"
@@ -200,6 +201,7 @@ def _installed(python: Path) -> FileTree:
         compiler += ["--invalidation-mode", "unchecked-hash", "-s", root, "-p", "/", root / site[1:]]
         subprocess.run(compiler, check=True, env=os.environ | {"PYTHONHOME": str(python / "usr")})
         units = ["bootcd.service", "bootcd-health.service", "bootcd-boot-counter.service"]
+        units += ["bootcd-fleet-lock.service"]
         subprocess.run(["systemctl", "--quiet", f"--root={root}", "preset", *units], check=True)
         return scan(root)
 

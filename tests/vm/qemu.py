@@ -1,6 +1,6 @@
 """A virtual machine: QEMU with UEFI firmware, one disk, a serial console, and one way to one registry.
 
-    async with Machine(directory, disk, variables, registry_port=5000) as machine:
+    async with Machine(directory, disk, variables, {5000: 5000}) as machine:
         await machine.start()
         await machine.booted()
 
@@ -21,7 +21,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,14 +93,14 @@ class Snapshot:
 class Machine:
     """`directory` takes its files and keeps them; `disk` and `variables` are not written to."""
 
-    def __init__(self, directory: Path, disk: Path, variables: Path, registry_port: int) -> None:
+    def __init__(self, directory: Path, disk: Path, variables: Path, ports: Mapping[int, int]) -> None:
         self.directory = directory
         self.disk = directory / "disk.qcow2"
         self.variables = directory / "variables"
         self.console = directory / "console.log"
         self.ssh_port = 0
         self._template = disk, variables
-        self._registry_port = registry_port
+        self._ports = ports
         self._process: asyncio.subprocess.Process | None = None
         self._sockets = TemporaryDirectory(prefix="bootcd-vm-")  # a socket's path is short
         self._more = asyncio.Condition()
@@ -135,7 +135,8 @@ class Machine:
         for name in ("qmp", "console"):
             (sockets / name).unlink(missing_ok=True)
         network = "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"
-        network += f",guestfwd=tcp:10.0.2.100:5000-cmd:socat - TCP:127.0.0.1:{self._registry_port}"
+        for inside, outside in self._ports.items():
+            network += f",guestfwd=tcp:10.0.2.100:{inside}-cmd:socat - TCP:127.0.0.1:{outside}"
         console = f"socket,id=console,path={sockets}/console,server=on,wait=on,logfile={self.console}"
         command = ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-nodefaults"]
         command += [

@@ -9,11 +9,22 @@ import pytest
 
 from tests.vm.conftest import Host
 from tests.vm.guest import Guest, until
+from tests.vm.image import FLEET_LOCK
 
 pytestmark = [pytest.mark.vm_long, pytest.mark.asyncio(loop_scope="session")]
 
 SCHEDULE = '[updates]\nmode = "stage"\ninterval = "20s"\njitter = "0s"'
-STAGED_SECS = 300
+FLEET = f"""
+[updates]
+mode = "apply"
+interval = "20s"
+jitter = "0s"
+windows = [{{ start = "00:00", length = "24h" }}]
+
+[fleet-lock]
+url = "http://{FLEET_LOCK}/base"
+"""
+STAGED_SECS = 600
 
 
 async def test_schedule_stages_update_and_ordinary_reboot_applies_it(host: Host) -> None:
@@ -37,6 +48,36 @@ async def test_schedule_stages_update_and_ordinary_reboot_applies_it(host: Host)
     assert (job["state"], job["requester"]) == ("done", "agent")
     assert await guest.reboot() == "test-os-2"
     assert (await guest.status())["booted"]["image"]["imageDigest"] == new
+
+
+async def test_host_reboots_by_itself_when_its_turn_in_the_fleet_comes(host: Host) -> None:
+    guest, fleet = host.guest, host.fleet
+    fleet.holders["default"] = {"another-host"}
+    await guest.write("/etc/bootcd/config.d/60-fleet.toml", FLEET)
+    new = await host.publish("v2")
+    await guest.run("systemctl reload bootcd.service")
+
+    async def refused() -> bool | None:
+        why = await guest.run("bootcctl why", user="person", check=False)
+        return "all slots are locked already" in why.stdout or None
+
+    await until(refused, STAGED_SECS)
+    assert (await guest.status())["staged"]["image"]["imageDigest"] == new
+    await guest.disconnect()
+    fleet.holders["default"].clear()
+
+    # Nobody asks for it.
+    assert await guest.rebooted() == "test-os-2"
+
+    async def given_back() -> bool | None:
+        return not fleet.holders["default"] or None
+
+    await guest.run("systemctl start boot-complete.target")
+    await until(given_back, STAGED_SECS)
+    assert fleet.most == 1
+    assert (await guest.status())["booted"]["image"]["imageDigest"] == new
+    last = (await guest.json("bootcctl history --json"))["entries"][0]
+    assert (last["kind"], last["state"], last["requester"]) == ("apply", "done", "agent")
 
 
 async def what_is_staged(guest: Guest) -> dict[str, Any] | None:

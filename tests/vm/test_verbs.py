@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.vm.conftest import OS, OTHER, Host
+from tests.vm.guest import Guest, until
 from tests.vm.image import REGISTRY
+
+SCHEDULE = '[updates]\nmode = "stage"\ninterval = "20s"\njitter = "0s"'
+UNASKED_SECS = 600
 
 pytestmark = [pytest.mark.vm_long, pytest.mark.asyncio(loop_scope="session")]
 
@@ -64,6 +68,25 @@ async def test_version_that_never_gets_healthy_goes_back_by_itself(host: Host) -
     assert (failure["digest"], failure["state"]) == (broken, "rolled-back")
     assert failure["reasons"] == ["test-os-health.service: failed (exit-code)"]
     assert health["last"]["good"]
+    await told_in_history(guest, "test-os-health.service: failed (exit-code)")
+
+    # It is not taken again, and the next one is.
+    await guest.write("/etc/bootcd/config.d/60-schedule.toml", SCHEDULE)
+    await guest.run("systemctl reload bootcd.service")
+
+    async def held_up() -> bool | None:
+        why = await guest.run("bootcctl why", check=False)
+        return "this version booted badly here" in why.stdout or None
+
+    await until(held_up, UNASKED_SECS)
+    assert (await guest.status())["staged"] is None
+    new = await host.publish("v2")
+
+    async def staged() -> bool | None:
+        image = (await guest.status())["staged"]
+        return (image is not None and image["image"]["imageDigest"] == new) or None
+
+    await until(staged, UNASKED_SECS)
 
 
 async def test_version_whose_kernel_panics_goes_back_by_itself(host: Host) -> None:
@@ -80,3 +103,13 @@ async def test_version_whose_kernel_panics_goes_back_by_itself(host: Host) -> No
     status = await guest.status()
     assert (status["rollbackQueued"], status["rollback"]["image"]["imageDigest"]) == (False, broken)
     assert "boot_counter" not in await guest.text("cat /boot/grub2/grubenv")
+    await told_in_history(guest, "boot loader gave up")
+
+
+async def told_in_history(guest: Guest, reason: str) -> None:
+    """Wait until the history says why a version was taken back; the service looks in its own time."""
+
+    async def told() -> bool | None:
+        return reason in await guest.text("bootcctl history") or None
+
+    await until(told, UNASKED_SECS)
