@@ -47,9 +47,9 @@ class Agent:
             while True:
                 self._wake.clear()
                 now = self._clock.now()
-                plan = self._service.plan(started=started, chance=self._chance)
+                plan = self._service.plan(now=now, started=started, chance=self._chance)
                 self._announce(plan)
-                # A plan for a moment that has come since is made anew: by then it may be another.
+                # By the moment it was made for: one for a moment that has come since may be another by then.
                 if plan.is_due(now):
                     await self._act(plan.action)
                 else:

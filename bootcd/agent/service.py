@@ -375,9 +375,8 @@ class Service:
 
     # What the background loop uses
 
-    def plan(self, *, started: datetime, chance: float) -> Plan:
+    def plan(self, *, now: datetime, started: datetime, chance: float) -> Plan:
         """Decide what to do unasked; arguments as in `bootcd.update.facts.Facts`."""
-        now = self._clock.now()
         if self._memory.seen and self._memory.seen > now:
             self._remember(seen=now)  # it was seen by a clock that was ahead
         self._started, self._chance = started, chance

@@ -41,8 +41,8 @@ TAKEN = [["host", json.loads(STAGED.to_json())], ["outcome", {"state": "done", "
 class Time:
     """A clock and the sleeps on it: time passes only as the test says, and then wakes who sleeps."""
 
-    def __init__(self) -> None:
-        self.clock = SetClock()
+    def __init__(self, clock: SetClock | None = None) -> None:
+        self.clock = clock or SetClock()
         self._sleepers: dict[asyncio.Event, float] = {}
         self._changed = asyncio.Event()
 
@@ -67,6 +67,14 @@ class Time:
         self.clock.move(**span)
         for wake in self._sleepers:
             wake.set()
+
+
+class RunningClock(SetClock):
+    """A clock that is later at each look, as every real one is."""
+
+    def now(self) -> datetime:
+        self.move(microseconds=1)
+        return self.time
 
 
 @asynccontextmanager
@@ -120,7 +128,7 @@ async def test_pause_holds_as_long_as_asked_for_when_the_clock_goes_back(
         until = time.clock.now() + timedelta(days=3)
         await bench.service.pause(until, SOMEBODY)
         time.clock.move(days=-9999)
-        moved = bench.service.plan(started=time.clock.now(), chance=0)
+        moved = bench.service.plan(now=time.clock.now(), started=time.clock.now(), chance=0)
         await bench.service.reload()
         assert bench.service.snapshot.paused
         assert bench.service.snapshot.paused.until == time.clock.now() + timedelta(days=3)
@@ -273,6 +281,20 @@ async def test_update_is_found_and_staged_with_nobody_asking(
         await bench.shown(state="staged")
         kinds = [record.request.kind for record in bench.service.jobs()]
         assert kinds == [JobKind.CHECK, JobKind.UPGRADE]
+
+
+async def test_what_is_to_be_done_at_once_is_done_though_the_clock_runs(
+    tmp_path: Path, script: WorkerScript
+) -> None:
+    time = Time(RunningClock())
+    script.steps(["ready"], FOUND)
+    bench = ServiceBench(tmp_path, script, clock=time.clock, mode=Mode.STAGE)
+    async with bench, agent_at_work(bench, time):
+        await bench.shown(state="idle")
+        await time.passes(hours=1)
+        await bench.shown(state="checking")
+        script.steps(["ready"], *TAKEN)  # for the next worker
+        await bench.shown(state="staged")
 
 
 async def test_update_is_staged_when_the_turn_of_this_machine_comes(

@@ -360,7 +360,7 @@ class Life(RuleBasedStateMachine):
     @rule(minutes=st.integers(-600, 100_000))
     def time_passes(self, minutes: int) -> None:
         self.clock.move(minutes=minutes)
-        plan = self.service.plan(started=self.clock.now(), chance=0.5)
+        plan = self.service.plan(now=self.clock.now(), started=self.clock.now(), chance=0.5)
         assert plan.action.value == "", "a service that is off plans nothing"
 
     # What must hold after each

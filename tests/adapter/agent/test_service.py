@@ -178,7 +178,7 @@ async def test_version_was_first_seen_when_it_was_found_and_not_when_it_is_found
         rules = replace(bench.settings.rules, mode=Mode.STAGE, interval=timedelta(days=9), rollout=rollout)
         bench.settings = replace(bench.settings, rules=rules)
         await bench.service.reload()
-        [gate] = bench.service.plan(started=bench.clock.now(), chance=0.0).gates
+        [gate] = bench.service.plan(now=bench.clock.now(), started=bench.clock.now(), chance=0.0).gates
         assert gate.name == "rollout"
         return gate.ends
 
