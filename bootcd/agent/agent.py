@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from bootcd.agent.alarm import LONGEST_SLEEP_SECS
 from bootcd.agent.service import Service
 from bootcd.agent.snapshot import Change, JobChanged, NextAction, SnapshotChanged
 from bootcd.host.clock import Clock
@@ -16,8 +17,6 @@ from bootcd.model.errors import Busy
 from bootcd.update.facts import Action
 from bootcd.update.planner import Plan
 
-_LONGEST_SLEEP_SECS = 600.0
-"A timer of the loop stands still while the host sleeps and knows nothing of a wall clock that was set."
 _BUSY_SECS = 30.0
 
 
@@ -75,7 +74,7 @@ class Agent:
         """Return after a time, or as soon as something happens."""
         waits = {
             asyncio.ensure_future(self._wake.wait()),
-            asyncio.ensure_future(self._sleep(min(secs, _LONGEST_SLEEP_SECS))),
+            asyncio.ensure_future(self._sleep(min(secs, LONGEST_SLEEP_SECS))),
         }
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

@@ -8,8 +8,8 @@ from datetime import datetime
 
 from bootcd.host.clock import Clock
 
-_LONGEST_SLEEP_SECS = 600.0
-"A timer of the loop stands still while the host sleeps and knows nothing of a wall clock that was set."
+LONGEST_SLEEP_SECS = 600.0
+"A timer of the event loop stands still while the host sleeps and knows nothing of a wall clock that was set."
 
 
 class Alarm:
@@ -26,7 +26,7 @@ class Alarm:
             self._timer = None
         if when is not None:
             secs = (when - self._clock.now()).total_seconds()
-            secs = min(max(secs, 0.0), _LONGEST_SLEEP_SECS)
+            secs = min(max(secs, 0.0), LONGEST_SLEEP_SECS)
             self._timer = asyncio.get_running_loop().call_later(secs, self._look, when)
 
     def _look(self, when: datetime) -> None:

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from bootcd.agent.alarm import Alarm
 from bootcd.host.clock import Clock
 from bootcd.host.documents import load_document
 from bootcd.host.files import remove_leftovers, write_atomic
@@ -24,8 +25,6 @@ from bootcd.update.inhibit import Inhibitor, Inhibitors, Wish
 log = logging.getLogger(__name__)
 
 _INDEX_LIMIT = 1 << 20
-_LONGEST_SLEEP_SECS = 3600.0
-"So that a clock that was set is noticed."
 
 
 class Inhibition:
@@ -39,7 +38,7 @@ class Inhibition:
         self._all = Inhibitors()
         self._ends: dict[int, int] = {}
         "Descriptors by number of the inhibitor."
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(clock, self._expire)
         self._writing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -56,8 +55,7 @@ class Inhibition:
 
     async def stop(self) -> None:
         """Leave all to the next service."""
-        if self._timer:
-            self._timer.cancel()
+        self._alarm.set(None)
         for descriptor in self._ends.values():
             asyncio.get_running_loop().remove_reader(descriptor)
             os.close(descriptor)
@@ -107,15 +105,10 @@ class Inhibition:
     def _expire(self) -> None:
         """End those whose time is over, come back for the next one, and tell."""
         now = self._clock.now()
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
         if over := self._all.expired(now):
             self._drop(over)
             return
-        if end := self._all.next_end():
-            secs = min(max((end - now).total_seconds(), 0.01), _LONGEST_SLEEP_SECS)
-            self._timer = asyncio.get_running_loop().call_later(secs, self._expire)
+        self._alarm.set(self._all.next_end())
         self._on_change()
 
     # Files

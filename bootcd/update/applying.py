@@ -6,23 +6,16 @@ from bootcd.model.host import BootEntry
 from bootcd.policy.schedule import due_after, retry_delay
 from bootcd.policy.window import next_opening
 from bootcd.update.attempts import GIVE_UP_AFTER, name_of
-from bootcd.update.checking import UNASKED
+from bootcd.update.checking import UNASKED, inhibited
 from bootcd.update.facts import Facts, Rules
 from bootcd.update.gates import Check, Gate
 from bootcd.update.inhibit import APPLYING as DOING
-from bootcd.update.inhibit import holding
 from bootcd.update.machine import digest_of
 from bootcd.update.outside import battery, boot_undecided, called_off, sessions, shutdown_blocked, unread
 
 
 def locked(facts: Facts, rules: Rules, staged: BootEntry) -> Gate | None:
     return Gate("locked", "what is staged is locked until it is asked for") if staged.download_only else None
-
-
-def inhibited(facts: Facts, rules: Rules, staged: BootEntry) -> Gate | None:
-    if inhibitor := holding(facts.inhibitors, DOING, facts.now):
-        return Gate("inhibitor", inhibitor.sentence, inhibitor.not_after)
-    return None
 
 
 def booted_badly(facts: Facts, rules: Rules, staged: BootEntry) -> Gate | None:
@@ -67,7 +60,7 @@ def window(facts: Facts, rules: Rules, staged: BootEntry) -> Gate | None:
 APPLYING: tuple[Check[BootEntry], ...] = (
     *UNASKED,
     locked,
-    inhibited,
+    inhibited(DOING),
     booted_badly,
     attempts,
     scheduled,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bootcd.update.facts import Facts, Rules
 from bootcd.update.gates import Check, Gate
 from bootcd.update.inhibit import CHECKING as DOING
-from bootcd.update.inhibit import holding
+from bootcd.update.inhibit import What, holding
 
 
 def paused(facts: Facts, rules: Rules, subject: object) -> Gate | None:
@@ -31,13 +31,18 @@ def modified(facts: Facts, rules: Rules, subject: object) -> Gate | None:
     return None
 
 
-def inhibited(facts: Facts, rules: Rules, subject: object) -> Gate | None:
-    if inhibitor := holding(facts.inhibitors, DOING, facts.now):
-        return Gate("inhibitor", inhibitor.sentence, inhibitor.not_after)
-    return None
+def inhibited(doing: frozenset[What]) -> Check[object]:
+    """Return the check whether somebody holds up what is to be done."""
+
+    def check(facts: Facts, rules: Rules, subject: object) -> Gate | None:
+        if inhibitor := holding(facts.inhibitors, doing, facts.now):
+            return Gate("inhibitor", inhibitor.sentence, inhibitor.not_after)
+        return None
+
+    return check
 
 
 UNASKED: tuple[Check[object], ...] = (modified, untracked, driven, paused)
 "Of every action."
 
-CHECKING: tuple[Check[object], ...] = (*UNASKED, inhibited)
+CHECKING: tuple[Check[object], ...] = (*UNASKED, inhibited(DOING))

@@ -6,11 +6,10 @@ from bootcd.model.errors import OutOfSpace
 from bootcd.model.job import ImageUpdate
 from bootcd.policy.schedule import due_after, retry_delay
 from bootcd.update.attempts import GIVE_UP_AFTER
-from bootcd.update.checking import UNASKED
+from bootcd.update.checking import UNASKED, inhibited
 from bootcd.update.facts import Facts, Rules
 from bootcd.update.gates import Check, Gate
 from bootcd.update.inhibit import STAGING as DOING
-from bootcd.update.inhibit import holding
 from bootcd.update.machine import HostView, digest_of, view_of
 from bootcd.update.maturity import downgrade, minimum_age, rollout
 from bootcd.update.outside import battery, boot_undecided, metered, power_profile, unread
@@ -32,12 +31,6 @@ def locked(facts: Facts, rules: Rules, update: ImageUpdate) -> Gate | None:
     staged = facts.host.status.staged
     if staged and staged.download_only:
         return Gate("locked", "what is staged is locked, and staging would replace it by something unlocked")
-    return None
-
-
-def inhibited(facts: Facts, rules: Rules, update: ImageUpdate) -> Gate | None:
-    if inhibitor := holding(facts.inhibitors, DOING, facts.now):
-        return Gate("inhibitor", inhibitor.sentence, inhibitor.not_after)
     return None
 
 
@@ -83,7 +76,7 @@ STAGING: tuple[Check[ImageUpdate], ...] = (
     rollback_queued,
     read_only,
     locked,
-    inhibited,
+    inhibited(DOING),
     booted_badly,
     left,
     downgrade,

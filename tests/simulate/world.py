@@ -16,7 +16,7 @@ from random import Random
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from bootcd.agent.agent import _LONGEST_SLEEP_SECS as LONGEST_SLEEP_SECS
+from bootcd.agent.alarm import LONGEST_SLEEP_SECS
 from bootcd.agent.memory import Memory
 from bootcd.model.errors import (
     BackendFailed,
