@@ -21,7 +21,8 @@ from bootcd.health.afterboot import run_post_boot
 from bootcd.health.boot import is_enabled, is_kept_by_greenboot, required_units, wait_for_end
 from bootcd.health.bootcount import BootCounter
 from bootcd.health.checks import find_checks, run_check
-from bootcd.health.keeper import Booted, Keeper, judges_itself, look_at
+from bootcd.health.deployed import Booted, OstreeDeployed, deployed_on
+from bootcd.health.keeper import Keeper
 from bootcd.health.store import HealthStore
 from bootcd.host import journal, process
 from bootcd.host.clock import SystemClock
@@ -107,12 +108,13 @@ def _check(store: HealthStore, config_dirs: Sequence[Path], runtime: Path) -> in
     results, keeper = asyncio.run(_observe(config.health))
     verdict = judge(results)
     root = Path(config.host.sysroot)
+    deployed = deployed_on(root, config.host.backend)
     try:
-        booted = look_at(root)
+        booted = deployed.look()
     except BootcdError as error:
         log.warning("%s", error.message)
         booted = Booted()
-    actor = Keeper(root, store, SystemClock(), excerpt=_excerpt, reboot=reboot)
+    actor = Keeper(deployed, store, SystemClock(), excerpt=_excerpt, reboot=reboot)
     counter = BootCounter(root)
     # Before what may end in a reboot: a boot that was judged needs no counting.
     if not keeper and actor.take_over(booted, counter):
@@ -146,7 +148,7 @@ def _arm(config_dirs: Sequence[Path]) -> int:
         log.info("GRUB does not count boots here: what never comes up stays the first choice")
         return GOOD
     try:
-        wanted = config.health.rollback and judges_itself(root) and asyncio.run(_is_ours())
+        wanted = config.health.rollback and OstreeDeployed(root).judges_staged() and asyncio.run(_is_ours())
     except BootcdError as error:
         log.warning("boots are not counted: %s", error.message)
         return GOOD

@@ -9,75 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from pathlib import Path
 from uuid import uuid4
 
-from bootcd.engine.deployments import Deployments
-from bootcd.health.boot import UNIT
 from bootcd.health.bootcount import GAVE_UP, BootCounter
+from bootcd.health.deployed import Booted, Deployed
 from bootcd.health.store import HealthStore
 from bootcd.host import journal
 from bootcd.host.boot import boot_id
 from bootcd.host.clock import Clock
-from bootcd.host.mounts import unshare_mounts
 from bootcd.model.errors import BootcdError
 from bootcd.model.health import BootHealth, FailedBoot, FailureState, HealthRecord
-from bootcd.model.job import JobKind, JobRequest
-from bootcd.ostree.status import read_host
-from bootcd.ostree.sysroot import Sysroot
 from bootcd.policy.health import Action, Response, Standing, Verdict, respond
 
 log = logging.getLogger(__name__)
 
-_UNIT_FILE = f"usr/lib/systemd/system/{UNIT}"
 _LINES = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Booted:
-    """The booted version and the one before it, by digest, or by commit where there is no image."""
-
-    digest: str = ""
-    image: str = ""
-    version: str = ""
-    target: str = ""
-    target_image: str = ""
-    target_version: str = ""
-    target_next: bool = False
-    "The next boot is into the target: it comes first in the boot order, and was not what came up now."
-
-
-def look_at(root: Path) -> Booted:
-    """Raises BootcdError where the deployments cannot be read. Blocks."""
-    sysroot = Sysroot(root)
-    booted = sysroot.require_booted()
-    target = sysroot.rollback_target()
-    status = read_host(sysroot).status
-    image = status.booted.image if status.booted else None
-    before = status.rollback.image if status.rollback else None
-    return Booted(
-        digest=_name(sysroot, booted),
-        image=image.image.image if image else "",
-        version=(image.version or "") if image else "",
-        target=_name(sysroot, target) if target is not None else "",
-        target_image=before.image.image if before else "",
-        target_version=(before.version or "") if before else "",
-        target_next=sysroot.rollback_queued(),
-    )
-
-
-def judges_itself(root: Path) -> bool:
-    """Tell whether what is staged has what judges its boots; without, nobody would stop counting them."""
-    sysroot = Sysroot(root)
-    if sysroot.staged is None:
-        return False
-    directory: str = sysroot.sysroot.get_deployment_dirpath(sysroot.staged)
-    return (root / directory / _UNIT_FILE).is_file()
-
-
-def _name(sysroot: Sysroot, deployment: object) -> str:
-    return sysroot.image_digest(deployment) or deployment.get_csum()  # type: ignore[attr-defined]
 
 
 class Keeper:
@@ -85,14 +31,14 @@ class Keeper:
 
     def __init__(
         self,
-        root: Path,
+        deployed: Deployed,
         store: HealthStore,
         clock: Clock,
         *,
         excerpt: Callable[[], Coroutine[None, None, str]],
         reboot: Callable[[], Coroutine[None, None, None]],
     ) -> None:
-        self._root = root
+        self._deployed = deployed
         self._store = store
         self._clock = clock
         self._excerpt = excerpt
@@ -119,8 +65,7 @@ class Keeper:
         if not counter.arm():
             return False
         try:
-            sysroot = Sysroot(self._root, own_mounts=unshare_mounts())
-            asyncio.run(Deployments(sysroot).rollback(_request(failure), lambda _: None))
+            self._deployed.boot_next(target=False)
         except BootcdError as error:
             log.error("the boot order cannot be changed: %s", error.message)  # noqa: TRY400  # one line
             return False
@@ -194,10 +139,8 @@ class Keeper:
 
     def _roll_back(self, failure: FailedBoot, health: BootHealth) -> Response:
         try:
-            sysroot = Sysroot(self._root, own_mounts=unshare_mounts())
-            # Queued already: by somebody, or by us before a power cut. Once more would undo it.
-            if not sysroot.rollback_queued():
-                asyncio.run(Deployments(sysroot).rollback(_request(failure), lambda _: None))
+            # It may do so already: by somebody, or by us before a power cut.
+            self._deployed.boot_next(target=True)
         except BootcdError as error:
             reason = f"the rollback failed: {error.message}"
             log.error("%s", reason)  # noqa: TRY400  # one line
@@ -216,10 +159,6 @@ class Keeper:
         except BootcdError as error:
             log.error("%s, the version before is booted next", error.message)  # noqa: TRY400
         return Response(Action.ROLL_BACK)
-
-
-def _request(failure: FailedBoot) -> JobRequest:
-    return JobRequest(uuid=failure.uuid, kind=JobKind.ROLLBACK)
 
 
 def _marked_good(record: HealthRecord, health: BootHealth) -> HealthRecord:

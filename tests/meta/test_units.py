@@ -55,6 +55,16 @@ def test_unit_of_the_session_is_accepted_without_a_word(tmp_path: Path) -> None:
     assert "WantedBy=graphical-session.target" in text.splitlines()
 
 
+@pytest.mark.parametrize("name", ["bootcd", "bootcd-health", "bootcd-boot-counter", "user/bootcd-notify"])
+def test_unit_runs_where_a_composefs_image_is_booted(name: str) -> None:
+    text = (SERVICE.parent / f"{name}.service").read_text()
+    conditions = [line for line in text.splitlines() if line.startswith("Condition")]
+    assert "ConditionPathExists=|/run/ostree-booted" in conditions
+    booted = f"root=UUID=1 composefs=?{'0a' * 64} rw"
+    assert run("systemd-analyze", "condition", *conditions, SYSTEMD_PROC_CMDLINE=booted).returncode == 0
+    assert run("systemd-analyze", "condition", *conditions, SYSTEMD_PROC_CMDLINE="rw").returncode == 1
+
+
 def test_service_that_is_wrong_is_noticed(tmp_path: Path) -> None:
     unit = tmp_path / "bootcd.service"
     unit.write_text(SERVICE.read_text().replace("RestrictRealtime=yes", "RestrictRealtime=perhaps"))

@@ -2,7 +2,7 @@
 
     directory/
         calls           one JSON list of arguments a line
-        host.json       what `status` prints
+        host.json       what `status` prints; a rollback turns the boot order in it
         after.json      what it prints once an upgrade, a switch or a rollback has ended; moved to host.json
         progress        lines for --progress-fd
         check           what `upgrade --check` prints
@@ -54,6 +54,12 @@ if (here / "fail").exists():
     sys.exit(1)
 if (here / "after.json").exists():
     (here / "after.json").rename(here / "host.json")
+elif arguments[0] == "rollback":
+    host = json.loads((here / "host.json").read_text())
+    queued = not host["status"]["rollbackQueued"]
+    host["status"] |= {{"rollbackQueued": queued, "staged": None}}
+    host["spec"]["bootOrder"] = "rollback" if queued else "default"
+    (here / "host.json").write_text(json.dumps(host))
 """
 
 VERITY = {"booted": "ab" * 64, "staged": "cd" * 64, "rollback": "ef" * 64}
@@ -70,6 +76,15 @@ class BootcStandIn:
     def answer(self, name: str, content: str | bytes | dict[str, Any]) -> None:
         data = json.dumps(content) if isinstance(content, dict) else content
         (self.directory / name).write_bytes(data.encode() if isinstance(data, str) else data)
+
+    def reboot(self) -> None:
+        """Boot what the boot order says: the rollback if it is queued."""
+        host = json.loads((self.directory / "host.json").read_text())
+        status = host["status"]
+        if status["rollbackQueued"]:
+            status |= {"booted": status["rollback"], "rollback": status["booted"], "rollbackQueued": False}
+        host["spec"]["bootOrder"] = "default"
+        self.answer("host.json", host)
 
     @property
     def calls(self) -> list[list[str]]:

@@ -1,0 +1,131 @@
+"""The booted version and the one before it, and the boot order of the two, on hosts of either kind.
+
+`bootcd.health` judges and remembers in the same way on all of them; what differs is who describes the
+deployments and turns their order: libostree, or the `bootc` command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import uuid4
+
+from bootcd.bootc.command import Bootc
+from bootcd.engine.deployments import Deployments
+from bootcd.health.boot import UNIT
+from bootcd.host.composefs import BOOTC, choose_backend
+from bootcd.host.mounts import unshare_mounts
+from bootcd.model.errors import BackendFailed
+from bootcd.model.host import BootEntry, Host
+from bootcd.model.job import JobKind, JobRequest
+from bootcd.ostree.status import read_host
+from bootcd.ostree.sysroot import Sysroot
+
+_UNIT_FILE = f"usr/lib/systemd/system/{UNIT}"
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """The booted version and the one before it, by digest, or by deployment where there is no image."""
+
+    digest: str = ""
+    image: str = ""
+    version: str = ""
+    target: str = ""
+    target_image: str = ""
+    target_version: str = ""
+    target_next: bool = False
+    "The next boot is into the target: it comes first in the boot order, and was not what came up now."
+
+
+class Deployed(Protocol):
+    """What is deployed on a host. Every method blocks, and raises BootcdError."""
+
+    def look(self) -> Booted: ...
+
+    def boot_next(self, *, target: bool) -> None:
+        """Let the next boot be into the target, or else into what is booted; nothing if it is so already.
+
+        Call it while the process has one thread, as it may move to a mount namespace of its own.
+        """
+        ...
+
+
+def deployed_on(root: Path, backend: str) -> Deployed:
+    """Return what is deployed below `root`, as the configuration's `backend` has it read."""
+    return BootcDeployed() if choose_backend(backend, root) == BOOTC else OstreeDeployed(root)
+
+
+class OstreeDeployed:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def look(self) -> Booted:
+        sysroot = Sysroot(self._root)
+        booted, target = sysroot.require_booted(), sysroot.rollback_target()
+        return _booted(
+            read_host(sysroot),
+            digest=_name(sysroot, booted),
+            target=_name(sysroot, target) if target is not None else "",
+            target_next=sysroot.rollback_queued(),
+        )
+
+    def boot_next(self, *, target: bool) -> None:
+        sysroot = Sysroot(self._root, own_mounts=unshare_mounts())
+        if sysroot.rollback_queued() is not target:
+            request = JobRequest(uuid=str(uuid4()), kind=JobKind.ROLLBACK)
+            asyncio.run(Deployments(sysroot).rollback(request, lambda _: None))
+
+    def judges_staged(self) -> bool:
+        """Tell whether what is staged has what judges its boots; else nobody would stop counting them."""
+        sysroot = Sysroot(self._root)
+        if sysroot.staged is None:
+            return False
+        directory: str = sysroot.sysroot.get_deployment_dirpath(sysroot.staged)
+        return (self._root / directory / _UNIT_FILE).is_file()
+
+
+class BootcDeployed:
+    def __init__(self, bootc: Bootc | None = None) -> None:
+        self._bootc = bootc or Bootc()
+
+    def look(self) -> Booted:
+        host = asyncio.run(self._bootc.status())
+        booted, target = host.status.booted, host.status.rollback
+        return _booted(
+            host, digest=_digest(booted), target=_digest(target), target_next=host.status.rollback_queued
+        )
+
+    def boot_next(self, *, target: bool) -> None:
+        if self.look().target_next is target:
+            return
+        asyncio.run(self._bootc.run("change the boot order", "rollback"))
+        if self.look().target_next is not target:
+            raise BackendFailed("bootc has changed the boot order, and what boots next is the same as before")
+
+
+def _booted(host: Host, *, digest: str, target: str, target_next: bool) -> Booted:
+    status = host.status
+    image = status.booted.image if status.booted else None
+    before = status.rollback.image if status.rollback else None
+    return Booted(
+        digest=digest,
+        image=image.image.image if image else "",
+        version=(image.version or "") if image else "",
+        target=target,
+        target_image=before.image.image if before else "",
+        target_version=(before.version or "") if before else "",
+        target_next=target_next,
+    )
+
+
+def _digest(entry: BootEntry | None) -> str:
+    if entry is None:
+        return ""
+    return entry.image.image_digest if entry.image else entry.id
+
+
+def _name(sysroot: Sysroot, deployment: Any) -> str:
+    return sysroot.image_digest(deployment) or str(deployment.get_csum())
