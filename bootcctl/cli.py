@@ -91,6 +91,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--tag", default="", metavar="TAG", help="take this tag of the image, and track it from now on"
     )
     upgrade.add_argument(
+        "--allow-downgrade",
+        action="store_true",
+        help="take the newest version also if it is older than what is here",
+    )
+    upgrade.add_argument(
         "--expect-digest",
         default="",
         metavar="D",
@@ -401,7 +406,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     options = build_parser().parse_args(argv, defaults)
     if options.verb == "upgrade" and options.check:
-        others = ("download_only", "from_downloaded", "tag", "expect_digest", "soft_reboot", "apply")
+        others = (
+            *("download_only", "from_downloaded", "tag", "allow_downgrade", "expect_digest"),
+            *("soft_reboot", "apply"),
+        )
         if given := [f"--{name.replace('_', '-')}" for name in others if getattr(options, name)]:
             raise Failure("InvalidArguments", f"--check changes nothing, so {given[0]} does not go with it")
         options.verb = "check"

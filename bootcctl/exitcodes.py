@@ -80,6 +80,7 @@ CODES = {
     "RegistryTlsFailed": NOT_FOUND,
     "RegistryBlocked": DENIED,
     "DigestMismatch": CONTENT,
+    "DowngradeRefused": CONTENT,
     "InvalidManifest": CONTENT,
     "InvalidLayer": CONTENT,
     "InvalidLayout": CONTENT,

@@ -51,6 +51,7 @@ _METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
 "Verbs that start a job: the method, and what of the command line are its arguments."
 _OPTIONS = (
     *("transport", "download_only", "from_downloaded", "tag", "retain", "soft_reboot", "apply"),
+    "allow_downgrade",
     *("delete", "replace", "append", "read_only", "enforce_container_sigpolicy", "expect_digest"),
     "ignore_inhibitors",
 )

@@ -33,7 +33,7 @@ _bootcctl() {
             return
             ;;
         mock:--scenario)
-            mapfile -t COMPREPLY < <(compgen -W 'idle available staged busy slow failing denied unmanaged' -- "$current")
+            mapfile -t COMPREPLY < <(compgen -W 'idle available staged busy slow failing older denied unmanaged' -- "$current")
             return
             ;;
         mock:--interfaces)
@@ -89,7 +89,7 @@ _bootcctl() {
         apply) words="$common --at --defer --cancel --soft-reboot --ignore-inhibitors --no-wait" ;;
         upgrade)
             words="$common --check --download-only --from-downloaded --tag --soft-reboot --apply --no-wait"
-            words="$words --progress-fd --expect-digest --ignore-inhibitors"
+            words="$words --progress-fd --allow-downgrade --expect-digest --ignore-inhibitors"
             ;;
         switch)
             words="$common --tag --transport --enforce-container-sigpolicy --retain --download-only --soft-reboot"

@@ -80,6 +80,12 @@ _NO_REGISTRY = {
     "bytes": 0,
     "at": 1,
 }
+_OLDER = {
+    "fail": "DowngradeRefused",
+    "message": "the newest version of registry.example/os:stable is 0.8, older than 1.0, which is booted",
+    "hint": "to take it all the same: bootcctl upgrade --allow-downgrade",
+    "at": 0,
+}
 _DENIED = {
     "refuse": "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired",
     "message": "an administrator has to authenticate",
@@ -101,6 +107,10 @@ BUILT_IN: dict[str, tuple[str, dict[str, Any]]] = {
     "failing": (
         "checks do not reach the registry, upgrades run out of space",
         {"available": True, "jobs": {"upgrade": _NO_ROOM, "switch": _NO_ROOM, "check": _NO_REGISTRY}},
+    ),
+    "older": (
+        "the registry hands out an older version, which is taken only where that is allowed",
+        {"available": True, "version": "0.8", "jobs": {"upgrade": _OLDER}},
     ),
     "denied": (
         "everything needs a password, and where one may be asked for, the question is dismissed",

@@ -8,6 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from dbus_fast import Variant, unpack_variants
@@ -85,7 +86,15 @@ class World:
         for name, interface in interfaces.items():
             if name not in (DEPLOYMENT, JOB):
                 values = {"Version": __version__, "ApiLevel": 1, "Backend": "ostree", "Mode": "check"}
-                values["Features"] = [*KINDS.values(), "diff", "inhibit", "notes", "pause", "schedule-apply"]
+                values["Features"] = [
+                    "allow-downgrade",
+                    *KINDS.values(),
+                    "diff",
+                    "inhibit",
+                    "notes",
+                    "pause",
+                    "schedule-apply",
+                ]
                 known = {key: value for key, value in values.items() if key in interface.properties}
                 self.exporter.put(ROOT, name, known)
         self._show()
@@ -97,7 +106,7 @@ class World:
     def begin(self) -> None:
         """Start what is at work from the beginning."""
         if self._scenario.busy:
-            self._start("upgrade", "", {"uid": 0, "pid": 1, "name": "agent"})
+            self._start("upgrade", "", self._script("upgrade"), {"uid": 0, "pid": 1, "name": "agent"})
 
     async def stop(self) -> None:
         for task in self._jobs.values():
@@ -115,7 +124,9 @@ class World:
             age = options.get("max-age", Variant("t", 0)).value
             if "." not in self._checked[1] and _now() - self._checked[0] <= age:
                 return ["/"], []
-            return [self._ask(KINDS[member], texts[0] if texts else "", interactive)], []
+            allowed = options.get("allow-downgrade", Variant("b", False)).value
+            script = self._script(KINDS[member], downgrade=allowed)
+            return [self._ask(KINDS[member], texts[0] if texts else "", script, interactive)], []
         if name == JOB and member == "OpenProgress":
             return [0], [self._open_progress(path)]
         if name == JOB and member == "OpenLog":
@@ -227,8 +238,11 @@ class World:
                 pass
         return []
 
-    def _ask(self, kind: str, argument: str, interactive: bool) -> str:
+    def _script(self, kind: str, *, downgrade: bool = False) -> JobScript:
         script = self._scenario.job(kind)
+        return replace(script, fail="") if downgrade and script.fail == "DowngradeRefused" else script
+
+    def _ask(self, kind: str, argument: str, script: JobScript, interactive: bool) -> str:
         if interactive and script.refuse.endswith(".InteractiveAuthorizationRequired"):
             denied = "org.freedesktop.DBus.Error.AccessDenied"
             raise BusError(denied, "the authentication was dismissed")
@@ -243,11 +257,11 @@ class World:
         if kind == "apply" and "staged" not in self._deployments and not self._queued:
             raise BusError(_ERROR + "WrongState", "nothing is staged or queued that could be applied")
         requester = {"uid": os.getuid(), "pid": os.getpid(), "name": "mock"}
-        return self._start(kind, argument, requester)
+        return self._start(kind, argument, script, requester)
 
     # Jobs
 
-    def _start(self, kind: str, argument: str, requester: dict[str, Any]) -> str:
+    def _start(self, kind: str, argument: str, script: JobScript, requester: dict[str, Any]) -> str:
         self._number += 1
         path = f"{ROOT}/job/_{self._number}"
         self.exporter.put(
@@ -263,17 +277,16 @@ class World:
                 "State": "running",
                 "Phase": "prepare",
                 "Progress": -1.0,
-                "Cancellable": self._scenario.job(kind).cancellable,
+                "Cancellable": script.cancellable,
             },
         )
         self._ended[path] = asyncio.Event()
         self.exporter.signal(MANAGER, "JobNew", path, self.exporter.value(path, JOB, "Uuid"), kind)
         self.exporter.put(ROOT, MANAGER, {"ActiveJob": path, "State": _STATES.get(kind, "changing")})
-        self._jobs[path] = asyncio.get_running_loop().create_task(self._run(path, kind, argument))
+        self._jobs[path] = asyncio.get_running_loop().create_task(self._run(path, kind, argument, script))
         return path
 
-    async def _run(self, path: str, kind: str, argument: str) -> None:
-        script = self._scenario.job(kind)
+    async def _run(self, path: str, kind: str, argument: str, script: JobScript) -> None:
         begun, total = time.monotonic(), max(script.seconds, 0.01) / self._speed
         fraction = 0.0
         while fraction < 1.0:

@@ -203,6 +203,7 @@ MANAGER = Interface.of(
             "download-only": "b",
             "from-downloaded": "b",
             "tag": "s",
+            "allow-downgrade": "b",
             "soft-reboot": "s",
             "apply": "b",
             "expect-digest": "s",

@@ -61,10 +61,12 @@ from bootcd.oci.resolve import ResolvedImage
 from bootcd.ostree.fetch import ImportProgress, LayerCount
 from bootcd.ostree.image import Image, check_bootable, missing_layers
 from bootcd.ostree.importer import INDEX_DIGEST_KEY, Importer
+from bootcd.ostree.status import read_host
 from bootcd.ostree.sysroot import Sysroot
 from bootcd.ostreefmt.metadata import TRUST, cached_update_metadata, parse_merge_metadata
 from bootcd.ostreefmt.origin import REGISTRY, RemoteSignature, SignaturePolicy, TrackedImage
 from bootcd.policy.rollout import PERIOD, announced_period
+from bootcd.update.downgrade import require_no_downgrade
 
 log = logging.getLogger(__name__)
 
@@ -229,10 +231,13 @@ class Pulls:
     ) -> Outcome:
         image = _image(tracked, resolved, verdict)
         check_bootable(image)
-        subject = Subject.of_update(request, self._describe(tracked, image))
+        update = self._describe(tracked, image)
+        self._require_allowed_age(request, update)
+        subject = Subject.of_update(request, update)
         await self._hooks.require(Point.PRE_STAGE, subject, report, Progress(phase=Phase.RESOLVE))
         async with lock(self._sysroot):
             self._require_unchanged(request, tracked)
+            self._require_allowed_age(request, update)
             repository = self._sysroot.repository
             update = self._describe(tracked, image)
             importer = Importer(
@@ -277,6 +282,11 @@ class Pulls:
         self._sysroot.require_unmodified()
         if request.kind is JobKind.UPGRADE and self._upgrade_target(request) != tracked:
             raise Busy("another program has made this host track another image meanwhile", hint="try again")
+
+    def _require_allowed_age(self, request: JobRequest, update: ImageUpdate) -> None:
+        """Refuse to go back by an upgrade; who names an image or a rollback says where to go."""
+        if request.kind is JobKind.UPGRADE and not request.allow_downgrade:
+            require_no_downgrade(update, read_host(self._sysroot).status)
 
     # what the verbs share
 

@@ -252,6 +252,12 @@ class SignatureRejected(BootcdError):
     name = "SignatureRejected"
 
 
+class DowngradeRefused(BootcdError):
+    """An older version of what is here, without leave; fields: `digest`, and `newer` of what is here."""
+
+    name = "DowngradeRefused"
+
+
 class DigestMismatch(BootcdError):
     """Content whose digest is not the one asked for; fields: `expected`, `actual`."""
 

@@ -135,6 +135,8 @@ class JobOptions(_Document):
     "upgrade, switch, rollback, apply: make the next reboot a soft one."
     tag: Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9._-]{0,127})?$")] = ""
     "upgrade: track this tag of the same image from now on."
+    allow_downgrade: bool = False
+    "upgrade: take the newest version of the tag also if it is older than what is booted or staged."
     from_downloaded: bool = False
     "upgrade: let the next boot be into what is staged, without asking the registry."
     retain: bool = False
@@ -165,6 +167,7 @@ class JobOptions(_Document):
         words += [f"tag {self.tag}"] if self.tag else []
         for how in ("delete", "replace", "append"):
             words += [f"{how} {argument}" for argument in getattr(self, how)]
+        words += ["downgrade allowed"] if self.allow_downgrade else []
         words += ["from downloaded"] if self.from_downloaded else []
         words += ["read-only"] if self.read_only else []
         return ", ".join(words)[:_SUMMARY_LIMIT]

@@ -42,6 +42,8 @@ class Right:
             details["image"] = f"{transport}:{given['image']}"
         if tag := given.get("tag"):
             details["image"] = f"with the tag {tag}"
+        if given.get("allow_downgrade"):
+            details["allow-downgrade"] = "true"
         return details
 
 
@@ -58,7 +60,9 @@ PAUSE = Right("pause")
 
 RIGHTS: Mapping[JobKind, Right] = {
     JobKind.CHECK: Right("check", option_actions=_IGNORES),
-    JobKind.UPGRADE: Right("upgrade", "upgrade-unverified", {"tag": "switch", **_APPLIES}),
+    JobKind.UPGRADE: Right(
+        "upgrade", "upgrade-unverified", {"tag": "switch", "allow_downgrade": "rollback", **_APPLIES}
+    ),
     JobKind.SWITCH: Right("switch", option_actions=_APPLIES),
     JobKind.ROLLBACK: Right("rollback", option_actions=_APPLIES),
     JobKind.APPLY: Right("apply", option_actions=_IGNORES),

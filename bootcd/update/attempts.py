@@ -7,7 +7,7 @@ from datetime import datetime
 
 from pydantic import AwareDatetime, NonNegativeInt
 
-from bootcd.model.errors import error_from_info
+from bootcd.model.errors import DowngradeRefused, error_from_info
 from bootcd.model.host import BootEntry
 from bootcd.model.job import JobKind, JobRecord, JobState
 from bootcd.model.text import one_line
@@ -113,7 +113,11 @@ class Attempts:
             # Who names a digest learns whether there still is that one; it is nothing against the version.
             case JobState.FAILED | JobState.INTERRUPTED if digest and not record.request.expect_digest:
                 error = record.outcome.error if record.outcome else None
-                lasting = error is not None and not error_from_info(error).retryable
+                # What is older than what is here may be taken once that is gone.
+                passes = (DowngradeRefused.name,)
+                lasting = (
+                    error is not None and error.name not in passes and not error_from_info(error).retryable
+                )
                 entry = self.failures_of(digest) or StageFailures(digest, ended)
                 entry = replace(
                     entry,

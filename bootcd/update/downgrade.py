@@ -8,13 +8,48 @@ an order, else the time at which it was made, as libostree compares commits.
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 
+from bootcd.model.errors import DowngradeRefused
+from bootcd.model.host import HostState, ImageStatus
+from bootcd.model.job import ImageUpdate
+from bootcd.model.text import one_line
 from bootcd.policy.rollout import plausible
 
 # Numbers with separators, such as 41.20250115.0, v1.2-3 or stream9.20250115.
 _VERSION = re.compile(r"([A-Za-z]{0,32})([0-9]{1,18}(?:[.+~_-][0-9]{1,18}){0,15})", re.ASCII)
 _SEPARATOR = re.compile(r"[.+~_-]")
+_NAME_CHARACTERS = 80
+
+
+def require_no_downgrade(update: ImageUpdate, state: HostState) -> None:
+    """Refuse an update that is older than what is staged or booted. Raises DowngradeRefused."""
+    if (found := newer_than(update, state)) is None:
+        return
+    role, image = found
+    raise DowngradeRefused(
+        f"the newest version of {update.image} is {_named(update.version, update.created, update.digest)},"
+        f" older than {_named(image.version or '', image.created, image.image_digest)}, which is {role}",
+        hint="to take it all the same: bootcctl upgrade --allow-downgrade",
+        digest=update.digest,
+        newer=image.image_digest,
+    )
+
+
+def newer_than(update: ImageUpdate, state: HostState) -> tuple[str, ImageStatus] | None:
+    """Return the role and the image of what an update would be a downgrade from, if there is such."""
+    for role, entry in (("staged", state.staged), ("booted", state.booted)):
+        if entry and entry.image and is_downgrade(update, entry.image):
+            return role, entry.image
+    return None
+
+
+def is_downgrade(update: ImageUpdate, image: ImageStatus) -> bool:
+    """Whether `update` is an older version of the same image, by the same tag."""
+    followed = image.image
+    return (followed.transport, followed.image) == (update.transport, update.image) and older(
+        update.version, update.created, than_version=image.version or "", than_created=image.created
+    )
 
 
 def older(
@@ -36,3 +71,9 @@ def compare_versions(one: str, other: str) -> int:
         return 0
     first, second = ([int(part) for part in _SEPARATOR.split(match[2])] for match in (left, right))
     return (first > second) - (first < second)
+
+
+def _named(version: str, created: datetime | None, digest: str) -> str:
+    name = one_line(version, _NAME_CHARACTERS) or digest
+    made = plausible(created)
+    return f"{name} of {made.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if made else name

@@ -12,7 +12,7 @@ from bootcd.update.machine import State
 BOOTC_KINDS = (JobKind.CHECK, JobKind.UPGRADE, JobKind.SWITCH, JobKind.ROLLBACK, JobKind.APPLY)
 "What can be done where the bootc command drives the host."
 _ALWAYS = ("expect-generation", "inhibit", "job-uuid", "pause", "schedule-apply")
-_OSTREE = ("config-diff", "diff", "expect-digest", "notes", "signatures")
+_OSTREE = ("allow-downgrade", "config-diff", "diff", "expect-digest", "notes", "signatures")
 
 
 def features(backend: str) -> tuple[str, ...]:

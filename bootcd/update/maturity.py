@@ -7,7 +7,7 @@ from datetime import timedelta
 from bootcd.model.host import ImageStatus
 from bootcd.model.job import ImageUpdate
 from bootcd.policy.rollout import Turn, place, publication, turn
-from bootcd.update.downgrade import older
+from bootcd.update.downgrade import newer_than
 from bootcd.update.facts import Facts, Rules
 from bootcd.update.gates import Gate
 
@@ -27,22 +27,13 @@ def rollout(facts: Facts, rules: Rules, update: ImageUpdate) -> Gate | None:
 
 
 def downgrade(facts: Facts, rules: Rules, update: ImageUpdate) -> Gate | None:
-    for role, image in (("staged", _image(facts, "staged")), ("booted", _image(facts, "booted"))):
-        if image and is_downgrade(update, image):
-            return Gate("downgrade", f"this version is older than the one that is {role}")
-    return None
-
-
-def is_downgrade(update: ImageUpdate, image: ImageStatus) -> bool:
-    """Whether `update` is an older version of the same image, by the same tag."""
-    followed = image.image
-    return (followed.transport, followed.image) == (update.transport, update.image) and older(
-        update.version, update.created, than_version=image.version or "", than_created=image.created
-    )
+    if (found := newer_than(update, facts.host.status)) is None:
+        return None
+    return Gate("downgrade", f"this version is older than the one that is {found[0]}")
 
 
 def _turn(facts: Facts, rules: Rules, update: ImageUpdate) -> Turn:
-    booted = _image(facts, "booted")
+    booted = _booted_image(facts)
     published = publication(
         update.created,
         first_seen=facts.first_seen or facts.now,
@@ -57,6 +48,6 @@ def _turn(facts: Facts, rules: Rules, update: ImageUpdate) -> Turn:
     )
 
 
-def _image(facts: Facts, role: str) -> ImageStatus | None:
-    entry = getattr(facts.host.status, role)
-    return entry.image if entry else None
+def _booted_image(facts: Facts) -> ImageStatus | None:
+    booted = facts.host.status.booted
+    return booted.image if booted else None

@@ -65,6 +65,7 @@ VERBS: dict[str, Verb] = {
             "download_only": "bool",
             "from_downloaded": "bool",
             "tag": "string",
+            "allow_downgrade": "bool",
             **_SOFT_REBOOT,
             **_APPLY,
             "expect_digest": "string",

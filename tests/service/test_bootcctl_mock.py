@@ -200,6 +200,14 @@ async def test_failure_refusal_busy_and_cancel(address: str, tmp_path: Path) -> 
         assert answer.error == "org.bootcd1.Error.NotCancellable"
 
 
+async def test_older_version_is_refused_until_it_is_allowed(address: str) -> None:
+    async with mocked(address, "--scenario", "older", "--speed", "100"):
+        code, _, errors = await bootcctl(address, "upgrade")
+        assert (code, "--allow-downgrade" in errors) == (exitcodes.CONTENT, True)
+        code, out, errors = await bootcctl(address, "upgrade", "--allow-downgrade")
+        assert (code, "0.8" in out) == (exitcodes.DONE, True), errors
+
+
 async def test_what_is_wrong_gets_the_errors_of_the_bus(address: str) -> None:
     async with mocked(address), connected(address) as peer:
         for path, interface, member, signature, body, error in (

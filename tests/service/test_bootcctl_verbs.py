@@ -20,6 +20,7 @@ from bootcd.model.errors import (
     BootcdError,
     Busy,
     DigestMismatch,
+    DowngradeRefused,
     InvalidConfig,
     NotBootcSystem,
     NotCancellable,
@@ -262,6 +263,7 @@ async def test_check_without_an_update_exits_77(
             ("upgrade", {"expect_digest": f"sha256:{'a' * 64}"}),
         ),
         (["upgrade", "--from-downloaded"], ("upgrade", {"from_downloaded": True})),
+        (["upgrade", "--allow-downgrade"], ("upgrade", {"allow_downgrade": True})),
         (
             ["upgrade", "--tag", "edge", "--soft-reboot", "required"],
             ("upgrade", {"tag": "edge", "soft_reboot": "required"}),
@@ -404,6 +406,7 @@ async def test_refused_verb_is_a_sentence_a_hint_and_a_code(
         (RegistryRateLimited("registry.example asks to wait", hint="try later"), 7),
         (NotFound("no tag 9 in registry.example/os"), 8),
         (DigestMismatch("layer 3 is not what was asked for"), 9),
+        (DowngradeRefused("1 is older than 2", hint="allow it"), 9),
         (OutOfSpace("300 MB are missing", hint="remove something"), 10),
         (Stalled("no byte for 60 s"), 12),
     ],

@@ -196,6 +196,24 @@ async def test_upgrade_to_another_digest_than_expected_fails_before_anything_is_
     )
 
 
+async def test_upgrade_goes_back_to_an_older_version_only_by_leave(host: Host) -> None:
+    await host.publish("2")
+    await host.done(JobKind.UPGRADE)
+    oldest = await host.publish("0")
+
+    error = await host.refused(JobKind.UPGRADE)
+
+    assert (error.name, error.fields["digest"]) == ("DowngradeRefused", oldest)
+    assert ("which is staged" in error.message, "--allow-downgrade" in error.hint) == (True, True)
+    await host.done(JobKind.SWITCH, image=f"{host.front}/{REPOSITORY}:stable")
+    assert await host.versions() == ["staged 0", "booted 1"], "who names an image says where to go"
+    await host.publish("00")
+    assert "which is booted" in (await host.refused(JobKind.UPGRADE)).message
+    assert (await host.done(JobKind.UPGRADE, allow_downgrade=True)).changed is True
+    assert (await host.done(JobKind.UPGRADE)).changed is False, "it is here already, by leave"
+    assert await host.reboot() == "00"
+
+
 async def test_upgrade_to_another_tag_is_what_the_host_tracks_from_then_on(host: Host) -> None:
     await host.publish("1", tag="edge")
     name = f"{host.front}/{REPOSITORY}:edge"

@@ -70,6 +70,7 @@ async def test_service_user_takes_what_is_signed_within_one_repository(
             ("Switch", "quay.io/example/os-of-others:2", {}),
             ("Switch", "quay.io/example/os:2", {"transport": Variant("s", "oci")}),
             ("Upgrade", {"tag": Variant("s", "edge")}),
+            ("Upgrade", {"allow-downgrade": Variant("b", True)}),
             ("Rollback", {}),
             ("Drop", "rollback", {}),
         ):

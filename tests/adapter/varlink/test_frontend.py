@@ -330,7 +330,13 @@ async def test_prompt_is_allowed_only_where_the_caller_says_so(path: Path, autho
 async def test_details_name_what_is_asked_for(path: Path, authority: Authority) -> None:
     async with user_client(path, NOBODY) as nobody:
         await nobody.call("io.bootcd.Switch", {"image": "/x", "transport": "oci"})
-    assert authority.asked[0][2] == {"verb": "switch", "image": "oci:/x"}
+        await nobody.call("io.bootcd.Upgrade", {"allowDowngrade": True})
+    asked = [(action, details) for _, action, details, _ in authority.asked]
+    assert asked == [
+        ("switch", {"verb": "switch", "image": "oci:/x"}),
+        ("upgrade-unverified", {"verb": "upgrade", "allow-downgrade": "true"}),
+        ("rollback", {"verb": "upgrade", "allow-downgrade": "true"}),
+    ]
 
 
 async def test_upgrade_by_a_verified_right_takes_nothing_unverified(

@@ -76,6 +76,7 @@ def test_parse_switch_makes_a_path_absolute(
         ["upgrade", "--check", "--download-only"],
         ["upgrade", "--check", "--tag", "1"],
         ["upgrade", "--check", "--expect-digest", "sha256:0"],
+        ["upgrade", "--check", "--allow-downgrade"],
         ["upgrade", "--check", "--from-downloaded"],
         ["upgrade", "--check", "--soft-reboot", "auto"],
         ["upgrade", "--soft-reboot", "soon"],

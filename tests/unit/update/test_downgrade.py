@@ -4,10 +4,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootcd.update.downgrade import compare_versions, older
+from bootcd.model.errors import DowngradeRefused
+from bootcd.model.host import BootEntry, HostState, ImageReferenceStatus, ImageStatus
+from bootcd.model.job import ImageUpdate
+from bootcd.update.downgrade import compare_versions, older, require_no_downgrade
 
 THEN = datetime(2026, 1, 15, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
+NAME = "quay.io/example/os:prod"
+NEW, HERE = "sha256:" + "b" * 64, "sha256:" + "a" * 64
+
+
+def entry(
+    version: str = "1.1", timestamp: str | None = "2026-01-15T12:00:00Z", name: str = NAME
+) -> BootEntry:
+    tracked = ImageReferenceStatus(image=name, transport="registry")
+    return BootEntry(
+        image=ImageStatus(
+            image=tracked, version=version, timestamp=timestamp, image_digest=HERE, architecture="amd64"
+        )
+    )
+
+
+def update(version: str = "1.0", created: datetime | None = THEN + DAY) -> ImageUpdate:
+    return ImageUpdate(image=NAME, digest=NEW, version=version, created=created)
 
 
 @pytest.mark.parametrize(
@@ -57,3 +77,58 @@ def test_older_goes_by_the_version_and_then_by_the_time(
     version: str, created: datetime | None, verdict: bool
 ) -> None:
     assert older(version, created, than_version="1.1", than_created=THEN) is verdict
+
+
+@pytest.mark.parametrize(
+    ("state", "given", "sentence"),
+    [
+        pytest.param(
+            HostState(booted=entry()),
+            update(),
+            f"the newest version of {NAME} is 1.0 of 2026-01-16 12:00 UTC,"
+            " older than 1.1 of 2026-01-15 12:00 UTC, which is booted",
+            id="version",
+        ),
+        pytest.param(
+            HostState(booted=entry("1.0"), staged=entry("", None)),
+            update("", THEN - DAY),
+            f"the newest version of {NAME} is {NEW} of 2026-01-14 12:00 UTC,"
+            " older than 1.0 of 2026-01-15 12:00 UTC, which is booted",
+            id="time",
+        ),
+        pytest.param(
+            HostState(booted=entry("1.0"), staged=entry("1.2", None)),
+            update("1.1", None),
+            f"the newest version of {NAME} is 1.1, older than 1.2, which is staged",
+            id="staged",
+        ),
+    ],
+)
+def test_downgrade_is_refused_with_both_versions_and_what_allows_it(
+    state: HostState, given: ImageUpdate, sentence: str
+) -> None:
+    with pytest.raises(DowngradeRefused) as refused:
+        require_no_downgrade(given, state)
+    assert refused.value.message == sentence
+    assert "--allow-downgrade" in refused.value.hint
+    assert refused.value.fields == {"digest": NEW, "newer": HERE}
+
+
+@pytest.mark.parametrize(
+    ("state", "given"),
+    [
+        pytest.param(HostState(), update(), id="nothing booted"),
+        pytest.param(HostState(booted=BootEntry()), update(), id="no image booted"),
+        pytest.param(HostState(booted=entry(name="quay.io/example/os:dev")), update(), id="another tag"),
+        pytest.param(HostState(booted=entry(), rollback=entry("9")), update("1.2"), id="newer"),
+        pytest.param(HostState(booted=entry("next")), update("next", None), id="no time"),
+        pytest.param(HostState(booted=entry("next", None)), update("next"), id="no time here"),
+        pytest.param(
+            HostState(booted=entry("next")),
+            update("next", datetime(1980, 1, 1, tzinfo=UTC)),
+            id="reproducible build",
+        ),
+    ],
+)
+def test_what_is_no_downgrade_for_sure_is_let_in(state: HostState, given: ImageUpdate) -> None:
+    require_no_downgrade(given, state)

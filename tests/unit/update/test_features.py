@@ -10,7 +10,7 @@ from bootcd.update.features import features, read_only_reason
 def test_features_of_a_host_bootc_drives_are_the_jobs_it_can_do() -> None:
     able = {kind.value for kind in BootcEngine(Bootc())._verbs}
     assert {*features("bootc")} & {*JobKind} == able
-    assert not {"expect-digest", "signatures", "diff"} & {*features("bootc")}
+    assert not {"allow-downgrade", "expect-digest", "signatures", "diff"} & {*features("bootc")}
 
 
 def test_features_of_other_hosts_are_every_job_and_in_order() -> None:

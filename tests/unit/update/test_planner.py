@@ -11,6 +11,7 @@ from bootcd.model.errors import (
     BackendFailed,
     BootcdError,
     DigestMismatch,
+    DowngradeRefused,
     FleetLockRefused,
     InvalidLayer,
     OutOfSpace,
@@ -503,6 +504,12 @@ def test_attempts_after_a_failed_upgrade_tell_lasting_failures_from_passing_ones
         state = JobState.FAILED if error else JobState.INTERRUPTED
         attempts = attempts.after(ended(JobKind.UPGRADE, state, error), digest=NEW)
     assert attempts == replace(CHECKED, stage_failures=(StageFailures(NEW, NOW, 3, lasting=1),))
+
+
+def test_attempts_after_a_refused_downgrade_do_not_give_the_version_up() -> None:
+    record = ended(JobKind.UPGRADE, JobState.FAILED, DowngradeRefused("older than what is booted"))
+    [failures] = CHECKED.after(record, digest=NEW).stage_failures
+    assert (failures.count, failures.lasting) == (1, 0)
 
 
 def test_lack_of_space_is_a_gate_of_its_own_that_says_what_failed() -> None:
