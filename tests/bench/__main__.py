@@ -21,15 +21,18 @@ from tests.bench.answers import measure_answers
 from tests.bench.chart import chart
 from tests.bench.filesystem import KINDS, Ground, enter_namespace
 from tests.bench.images import BenchImages, bench_images
+from tests.bench.large import LARGE_BYTES, large_images, measure_large
 from tests.bench.pulls import Pulls
 from tests.bench.report import Report
 from tests.bench.service import measure_service
 from tests.support.host import REPOSITORY_NAME
+from tests.support.image_layout import OsImages
 from tests.support.machine import REPOSITORY
 from tests.support.os_image import cached_os_images
 from tests.support.registry import Registry
 
 LEAST_SIZE = 64 << 20
+_CACHE = REPOSITORY / ".cache/bench-image"
 _UNITS = {"M": 20, "G": 30}
 
 
@@ -38,6 +41,8 @@ def say(text: str) -> None:
 
 
 async def bench(directory: Path, grounds: dict[str, Ground], arguments: argparse.Namespace) -> Report:
+    if arguments.only == "large":
+        return await _large(directory, grounds, arguments.rounds)
     images = await asyncio.to_thread(_images, arguments.size)
     report = Report("; ".join([ground.description for ground in grounds.values()]))
     (directory / "registry").mkdir()
@@ -68,9 +73,28 @@ async def bench(directory: Path, grounds: dict[str, Ground], arguments: argparse
     return report
 
 
+async def _large(directory: Path, grounds: dict[str, Ground], rounds: int) -> Report:
+    images = await asyncio.to_thread(large_images, _CACHE, _system(), say)
+    report = Report("; ".join([ground.description for ground in grounds.values()]))
+    (directory / "registry").mkdir()
+    async with Registry(directory / "registry") as registry:
+        for kind, ground in grounds.items():
+            say(f"large pulls onto {kind}")
+            comparisons, figures = await measure_large(registry, images, ground, directory, rounds)
+            mark = f" [{kind}]" if len(grounds) > 1 else ""
+            report.figures += [replace(figure, name=figure.name + mark) for figure in figures]
+            for comparison in comparisons:
+                comparison.scenario += mark
+            report.comparisons += comparisons
+    return report
+
+
+def _system() -> OsImages:
+    return cached_os_images(REPOSITORY / ".cache/os-image", say=say)
+
+
 def _images(size_bytes: int) -> BenchImages:
-    system = cached_os_images(REPOSITORY / ".cache/os-image", say=say)
-    return bench_images(REPOSITORY / ".cache/bench-image", system, size_bytes, say)
+    return bench_images(_CACHE, _system(), size_bytes, say)
 
 
 def _grounds(directory: Path, arguments: argparse.Namespace, reason: str) -> dict[str, Ground]:
@@ -112,11 +136,15 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--fs", type=_file_systems, default="ext4", help="ext4, xfs or both: ext4,xfs (%(default)s)"
     )
-    parser.add_argument("--only", choices=("pulls", "service"), help="leave the other half out")
+    parser.add_argument(
+        "--only", choices=("pulls", "service", "large"), help="measure one part; large only if asked for"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample to a file")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the times as SVG")
     arguments = parser.parse_args()
     arguments.rounds = max(1, arguments.rounds)
+    if arguments.only == "large":
+        arguments.size = LARGE_BYTES
     return arguments
 
 
