@@ -230,6 +230,7 @@ class Registry(_Section):
     )
     retries: Annotated[_Count, Field(ge=0, le=20)] = 5
     partial_pulls: Literal["auto", "always", "never"] = "auto"
+    partial_proof: Literal["archive", "table"] = "archive"
 
 
 class Worker(_Section):
@@ -312,6 +313,7 @@ class Config(_Section):
             stall_timeout_secs=self.registry.stall_timeout.total_seconds(),
             retries=self.registry.retries,
             partial_pulls=self.registry.partial_pulls,
+            partial_proof=self.registry.partial_proof,
             memory_bytes=self.worker.memory,
             fleet_lock_url=self.fleet_lock.url,
             fleet_lock_group=self.fleet_lock.group,

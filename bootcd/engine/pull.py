@@ -257,6 +257,7 @@ class Pulls:
                     counted,
                     read_range=ranged.read_range if ranged else None,
                     partial="auto" if when == "never" else when,
+                    proof=self._settings.partial_proof,
                 )
             update = update.model_copy(update={"trust": result.verdict})
             done = _progress(counted, image)

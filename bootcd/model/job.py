@@ -100,6 +100,8 @@ class WorkerSettings(_Document):
     retries: int = Field(default=5, ge=0, le=20)
     partial_pulls: Literal["auto", "always", "never"] = "auto"
     "When only those parts of a layer are fetched that are not here: if it saves enough, if it can be done."
+    partial_proof: Literal["archive", "table"] = "archive"
+    "What proves such a layer: the config's digest of its archive, or the manifest's of its table."
     containers_root: str = "/"
     "Below it is etc/containers of the host that runs the job, whose policy counts whatever the sysroot."
     accept_unnamed_signatures: bool = False

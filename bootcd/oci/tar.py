@@ -43,7 +43,7 @@ MAX_XATTR_NAME_BYTES = 255
 MAX_ENTRIES = 5_000_000
 "Headers of any kind, so that an archive of nothing but headers ends too."
 _MAX_FILE_BYTES = (1 << 63) - 1
-_MAX_ID = (1 << 32) - 2
+MAX_ID = (1 << 32) - 2
 "The id above it is -1, which chown(2) takes as no change."
 
 _XATTR_PREFIX = b"SCHILY.xattr."
@@ -328,7 +328,7 @@ class TarReader:
                 xattrs = self._xattrs(pax)
         except ValueError as error:
             raise self._error("has a malformed number in its header") from error
-        if not (0 <= uid <= _MAX_ID and 0 <= gid <= _MAX_ID):
+        if not (0 <= uid <= MAX_ID and 0 <= gid <= MAX_ID):
             raise self._error("has an owner out of range")
         if min(device) < 0:
             raise self._error("has a device number out of range")

@@ -26,6 +26,8 @@ from typing import TypeVar
 
 from bootcd.model.errors import BackendFailed, DigestMismatch, InvalidLayer
 from bootcd.oci.tar import EntryType, TarEntry, TarReader
+from bootcd.ostree.layer import Reuse
+from bootcd.ostree.listed import Listed
 from bootcd.ostree.repository import Repository, check_detached_metadata, parse_commit
 from bootcd.ostree.store import ObjectStore
 from bootcd.ostree.stream import ByteSource
@@ -65,18 +67,26 @@ class ObjectSet:
     commit: InnerCommit | None
 
 
-def import_objects(source: ByteSource, store: ObjectStore, *, commit: bool, what: str) -> ObjectSet:
+def import_objects(
+    source: ByteSource | Listed,
+    store: ObjectStore,
+    *,
+    commit: bool,
+    reuse: Reuse | None = None,
+    what: str,
+) -> ObjectSet:
     """Read the archive of an object layer and write its objects to the store. Blocks.
 
     Args:
         commit: whether it is the layer with the commit, which alone may and must hold metadata objects.
             The commit itself is returned, not written: it must not be there before all it names is.
+        reuse: of a source that knows which content is an object of the repository already.
         what: names the layer in errors.
     Raises:
         InvalidLayer: not an acceptable archive.
         DigestMismatch: an object is not what its name says.
     """
-    return _ObjectReader(store, commit, what).run(source)
+    return _ObjectReader(store, commit, reuse, what).run(source)
 
 
 def write_chunk_commit(files: frozenset[bytes], store: ObjectStore, repository: Repository) -> str:
@@ -131,8 +141,9 @@ def read_complete_tree(
 class _ObjectReader:
     """Turns archive entries into objects of the store."""
 
-    def __init__(self, store: ObjectStore, commit: bool, what: str) -> None:
+    def __init__(self, store: ObjectStore, commit: bool, reuse: Reuse | None, what: str) -> None:
         self._store = store
+        self._reuse = reuse
         self._wants_commit = commit
         self._what = what
         self._files: set[bytes] = set()
@@ -143,8 +154,8 @@ class _ObjectReader:
         self._commit: tuple[bytes, bytes] | None = None
         self._detached: tuple[bytes, bytes] | None = None
 
-    def run(self, source: ByteSource) -> ObjectSet:
-        reader = TarReader(source)
+    def run(self, source: ByteSource | Listed) -> ObjectSet:
+        reader = source if isinstance(source, Listed) else TarReader(source)
         for entry in reader:
             is_directory = entry.type is EntryType.DIRECTORY
             kind, path = map_path(entry.name, allow_nonusr=False, directory=is_directory)
@@ -166,7 +177,7 @@ class _ObjectReader:
         contents, meta = parse_commit(data)
         return InnerCommit(checksum, data, contents, meta, self._detached[1] if self._detached else None)
 
-    def _add(self, path: str, entry: TarEntry, reader: TarReader) -> None:
+    def _add(self, path: str, entry: TarEntry, reader: TarReader | Listed) -> None:
         match = _OBJECT.fullmatch(path)
         if match is None:
             raise self._error(f"has {path[:80]!r} among its objects, which is no name of one")
@@ -183,16 +194,14 @@ class _ObjectReader:
             case kind:
                 raise self._error(f"holds an object of the kind {kind[:20]!r}, which has no place in it")
 
-    def _add_file(self, checksum: bytes, entry: TarEntry, reader: TarReader) -> None:
+    def _add_file(self, checksum: bytes, entry: TarEntry, reader: TarReader | Listed) -> None:
         if self._next is None or self._next[0] != checksum:
             raise self._error(f"does not have the extended attributes of {checksum.hex()} right before it")
         xattrs, self._next = self._next[1], None
         if checksum in self._files:
             raise self._error(f"holds the object {checksum.hex()} twice")
         if entry.type is EntryType.FILE:
-            actual = self._store.write_file(
-                entry.uid, entry.gid, entry.mode, xattrs, entry.size, reader.read_chunks()
-            )
+            actual = self._write_file(entry, xattrs, reader)
         elif entry.type is EntryType.SYMLINK:
             actual = self._store.write_symlink(entry.uid, entry.gid, entry.linkname, xattrs)
         else:
@@ -200,7 +209,16 @@ class _ObjectReader:
         self._check(actual, checksum)
         self._files.add(checksum)
 
-    def _note_xattrs(self, checksum: bytes, entry: TarEntry, reader: TarReader) -> None:
+    def _write_file(self, entry: TarEntry, xattrs: tuple[Xattr, ...], reader: TarReader | Listed) -> bytes:
+        if self._reuse is not None and entry.size and not reader.buffered:
+            found = self._reuse(entry.uid, entry.gid, entry.mode, xattrs, entry.size)
+            if found is not None:
+                reader.leave_payload()
+                return found
+        chunks = reader.read_chunks()
+        return self._store.write_file(entry.uid, entry.gid, entry.mode, xattrs, entry.size, chunks)
+
+    def _note_xattrs(self, checksum: bytes, entry: TarEntry, reader: TarReader | Listed) -> None:
         if self._next is not None:
             raise self._error(f"has extended attributes of {self._next[0].hex()} and not that object")
         if entry.type is not EntryType.HARDLINK:
@@ -215,7 +233,7 @@ class _ObjectReader:
             )
         self._next = checksum, shared
 
-    def _share_xattrs(self, checksum: bytes, entry: TarEntry, reader: TarReader) -> None:
+    def _share_xattrs(self, checksum: bytes, entry: TarEntry, reader: TarReader | Listed) -> None:
         data = self._read(entry, reader, MAX_XATTRS_BYTES)
         self._check(hashlib.sha256(data).digest(), checksum)
         # What keeps a small one in memory is larger than itself.
@@ -243,7 +261,7 @@ class _ObjectReader:
                 self._parse(parse_dirmeta, data)
             self._check(self._store.write_metadata(kind, data), checksum)
 
-    def _read(self, entry: TarEntry, reader: TarReader, limit: int) -> bytes:
+    def _read(self, entry: TarEntry, reader: TarReader | Listed, limit: int) -> bytes:
         if entry.type is not EntryType.FILE:
             raise self._error(f"has a {entry.type.value} in the place of an object")
         if entry.size > limit:

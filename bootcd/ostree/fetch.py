@@ -37,6 +37,7 @@ from bootcd.ostree.derived import is_labelled_by, write_layer_commit
 from bootcd.ostree.image import Image, Role, cached_commit, layer_roles
 from bootcd.ostree.layer import ImportedLayer, import_layer, unpack
 from bootcd.ostree.libostree import host_errors
+from bootcd.ostree.listed import Listed
 from bootcd.ostree.partial import PartialFetch, PartialLayer
 from bootcd.ostree.prepare_root import CONFIG_PATHS, MAX_CONFIG_BYTES, root_is_of_image
 from bootcd.ostree.rebuild import Rebuilt
@@ -242,8 +243,9 @@ class Fetch:
         batch.unfinished += 1
         store = batch.store
 
-        def read(source: ByteSource) -> ImportedLayer | ObjectSet:
+        def read(source: ByteSource | Listed) -> ImportedLayer | ObjectSet:
             role = self.roles[layer.digest]
+            reuse = source.reuse if isinstance(source, Rebuilt | Listed) else None
             if role is Role.DERIVED:
                 return import_layer(
                     source,
@@ -251,11 +253,11 @@ class Fetch:
                     allow_nonusr=self._allow_nonusr,
                     policy=self._policy,
                     # The next version of a layer with a table is likely to have one.
-                    note_contents=plan is None and POSITION in layer.annotations,
-                    reuse=source.reuse if isinstance(source, Rebuilt) else None,
+                    note_contents=POSITION in layer.annotations,
+                    reuse=reuse,
                     what=what,
                 )
-            return import_objects(source, store, commit=role is Role.COMMIT, what=what)
+            return import_objects(source, store, commit=role is Role.COMMIT, reuse=reuse, what=what)
 
         def write_or_abort() -> _Written:
             try:
@@ -317,7 +319,7 @@ class Fetch:
         layer: Descriptor,
         diff_id: str,
         pipe: BytePipe,
-        read: Callable[[ByteSource], ImportedLayer | ObjectSet],
+        read: Callable[[ByteSource | Listed], ImportedLayer | ObjectSet],
         plan: PartialLayer | None,
         what: str,
     ) -> ImportedLayer | ObjectSet:
@@ -438,7 +440,7 @@ class Fetch:
         vouched = vouched and self._repository.stages_objects
         last = next((batch for batch in reversed(self._batches) if batch.vouched == vouched), None)
         if last is None or (last.full and self._repository.stages_objects):
-            last = _Batch(self._repository.new_store(vouched=vouched), vouched)
+            last = _Batch(self._repository.new_store(vouched=vouched, damaged=self._index.damaged), vouched)
             self._batches.append(last)
         return last
 

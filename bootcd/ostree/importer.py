@@ -27,7 +27,7 @@ from bootcd.ostree.derived import read_layer_tree, write_layer_commit
 from bootcd.ostree.fetch import Base, Fetch, ImportProgress, OpenBlob, to_its_end
 from bootcd.ostree.image import Image, Role, check_bootable, missing_layers
 from bootcd.ostree.libostree import host_errors
-from bootcd.ostree.partial import PartialFetch, ReadRange, When
+from bootcd.ostree.partial import PartialFetch, Proof, ReadRange, When
 from bootcd.ostree.relabel import Relabeller
 from bootcd.ostree.repository import Repository
 from bootcd.ostree.sepolicy import Policy, read_policy
@@ -80,10 +80,12 @@ class Importer:
         *,
         read_range: ReadRange | None = None,
         partial: When = "auto",
+        proof: Proof = "archive",
     ) -> ImportResult:
         """Import what is missing of an image and make its merge commit.
 
-        With `read_range`, only parts are fetched of layers whose other parts are here, `partial` says when.
+        With `read_range`, only parts are fetched of layers whose other parts are here: `partial` says when,
+        `proof` what proves that such layers are those of the image.
 
         Safe to repeat and to kill at any moment. The caller holds the sysroot lock.
 
@@ -113,7 +115,9 @@ class Importer:
                 self._pipe_bytes,
                 threads,
                 index,
-                PartialFetch(read_range, index, partial, self._pipe_bytes // 2) if read_range else None,
+                PartialFetch(read_range, index, partial, proof, self._pipe_bytes // 2)
+                if read_range and self._repository.is_bare
+                else None,
             )
             try:
                 await fetch.run(missing, open_blob, self._parallel)

@@ -20,7 +20,9 @@ from isal import igzip, isal_zlib
 
 from bootcd.model.errors import DigestMismatch, InvalidLayer
 from bootcd.oci.tar import EntryType, TarEntry, TarReader
+from bootcd.ostree.contents import Noted, facts_of
 from bootcd.ostree.libostree import OSTree
+from bootcd.ostree.listed import Listed
 from bootcd.ostree.sepolicy import Policy
 from bootcd.ostree.store import ObjectStore
 from bootcd.ostree.stream import BytePipe, ByteSource, ReadAhead
@@ -62,12 +64,12 @@ class ImportedLayer:
     dropped: Counter[str] = field(default_factory=Counter)
     labelled_by: Policy | None = None
     "The policy all of it is labelled by, if there is one."
-    contents: list[tuple[bytes, bytes]] = field(default_factory=list)
+    contents: list[Noted] = field(default_factory=list)
     "Its file objects with the digests of their contents, if these were asked for."
 
 
 def import_layer(
-    source: ByteSource,
+    source: ByteSource | Listed,
     store: ObjectStore,
     *,
     allow_nonusr: bool,
@@ -150,7 +152,7 @@ class _Importer:
         what: str,
     ) -> None:
         self._reuse = reuse
-        self._contents: list[tuple[bytes, bytes]] | None = [] if note_contents else None
+        self._contents: list[Noted] | None = [] if note_contents else None
         self._store = store
         self._allow_nonusr = allow_nonusr
         self._policy = policy
@@ -162,8 +164,8 @@ class _Importer:
         self._objects: dict[str, bytes] = {}
         "Files that lie where a chunked image keeps its objects, by path."
 
-    def run(self, source: ByteSource) -> ImportedLayer:
-        reader = TarReader(source)
+    def run(self, source: ByteSource | Listed) -> ImportedLayer:
+        reader = source if isinstance(source, Listed) else TarReader(source)
         for entry in reader:
             kind, path = map_path(
                 entry.name,
@@ -180,7 +182,7 @@ class _Importer:
         labelled_by = None if self._has_mixed_links else self._policy
         return ImportedLayer(self._tree.root, self._dropped, labelled_by, self._contents or [])
 
-    def _hold_object(self, path: str, entry: TarEntry, reader: TarReader) -> None:
+    def _hold_object(self, path: str, entry: TarEntry, reader: TarReader | Listed) -> None:
         """Keep a file for the hard links to it: a build that changes one of them changes the object too.
 
         An object that nothing links to belongs to the base below and is part of no tree.
@@ -188,7 +190,7 @@ class _Importer:
         if entry.type is EntryType.FILE:
             self._objects[path] = self._write_file(path, entry, reader)
 
-    def _write_file(self, path: str, entry: TarEntry, reader: TarReader) -> bytes:
+    def _write_file(self, path: str, entry: TarEntry, reader: TarReader | Listed) -> bytes:
         xattrs = self._xattrs(path, stat.S_IFREG, entry)
         if self._reuse is not None and entry.size and not reader.buffered:
             found = self._reuse(entry.uid, entry.gid, entry.mode, xattrs, entry.size)
@@ -201,7 +203,8 @@ class _Importer:
         digest = hashlib.sha256()
         chunks = _hashed(chunks, digest.update)
         checksum = self._store.write_file(entry.uid, entry.gid, entry.mode, xattrs, entry.size, chunks)
-        self._contents.append((checksum, digest.digest()))
+        facts = facts_of(entry.uid, entry.gid, entry.mode, xattrs, entry.size)
+        self._contents.append(Noted(checksum, digest.digest(), facts))
         return checksum
 
     def _xattrs(self, path: str, kind: int, entry: TarEntry) -> tuple[Xattr, ...]:
@@ -213,7 +216,7 @@ class _Importer:
     def _implied_meta(self, path: str) -> DirMeta:
         return DEFAULT_META._replace(xattrs=with_label((), self._label(path, stat.S_IFDIR)))
 
-    def _add(self, path: str, entry: TarEntry, reader: TarReader) -> None:
+    def _add(self, path: str, entry: TarEntry, reader: TarReader | Listed) -> None:
         if entry.type is EntryType.DIRECTORY:
             xattrs = self._xattrs(path, stat.S_IFDIR, entry)
             self._tree.add_directory(path, DirMeta(entry.uid, entry.gid, 0o040000 | entry.mode, xattrs))

@@ -1,6 +1,7 @@
 """What of a layer has to be fetched, when the repository has files of the same content already.
 
-    table of contents and tar-split, by range -> what is here -> ranges of the rest -> the archive, rebuilt
+    table of contents, by range -> what is here -> ranges of the rest -> the archive, rebuilt
+                                                                   or -> the files, as the table lists them
 
 A plan is no promise: where anything does not fit together, the layer is fetched whole, as any other. So is
 one of which too little is here, and everything from a server that gives no parts of blobs.
@@ -13,22 +14,33 @@ import hashlib
 import io
 import logging
 import sys
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial as bound
 from typing import IO, Literal, TypeVar, cast
 
 import zstandard
 
 from bootcd.model.errors import DigestMismatch, InvalidLayer
-from bootcd.oci.chunked import FILE, FRAME_HEADER_BYTES, Layout, Part, Table, layer_layout
+from bootcd.oci.chunked import (
+    FILE,
+    FRAME_HEADER_BYTES,
+    Layout,
+    Part,
+    Table,
+    TableEntry,
+    layer_layout,
+)
 from bootcd.oci.manifest import Descriptor
 from bootcd.oci.ranges import Span, coalesce, cost, pieces
 from bootcd.oci.tarsplit import read_tar_split
 from bootcd.ostree.contents import ContentIndex
 from bootcd.ostree.layer import most_plain_bytes, require_diff_id
-from bootcd.ostree.rebuild import MAX_WINDOW_BYTES, Content, Digester, Fetched, Rebuilt, needed_spans
+from bootcd.ostree.listed import Item, Listed, entry_of
+from bootcd.ostree.parts import MAX_WINDOW_BYTES, Content, Fetched, Parts
+from bootcd.ostree.rebuild import Digester, Rebuilt
 from bootcd.ostree.stream import BytePipe
 
 T = TypeVar("T")
@@ -40,10 +52,14 @@ ReadRange = Callable[[Descriptor, int, int], Awaitable[bytes | None]]
 
 When = Literal["auto", "always"]
 
+Proof = Literal["archive", "table"]
+"""What a layer of which parts were fetched is held to: the config's digest of its archive, or the manifest's
+digest of its table of contents."""
+
 MAX_TABLES_BYTES = 32 << 20
 "Of table and tar-split, compressed, which stay in memory."
-MAX_FILES = 250_000
-"In one layer; each takes about 300 bytes of memory, and its name."
+MAX_ENTRIES = 150_000
+"In one layer; each takes up to 700 bytes of memory, and its name."
 MAX_NAMES_BYTES = 32 << 20
 MIN_LAYER_BYTES = 256 << 10
 "A smaller layer costs less than the requests."
@@ -56,23 +72,34 @@ _FLYING = 8
 
 
 @dataclass(frozen=True, slots=True)
-class PartialLayer:
+class PartialLayer(ABC):
     """A layer of which parts are fetched."""
 
     size: int
     "Of what is fetched."
     spans: list[Span]
+    path_of: Callable[[bytes], str]
+
+    @abstractmethod
+    def read(self, pipe: BytePipe, read: Callable[[Rebuilt | Listed], T], *, diff_id: str, what: str) -> T:
+        """Have the layer read, as `layer.unpack` does; its parts come through the pipe. Blocks."""
+
+    def _parts(self, pipe: BytePipe) -> Parts:
+        return Parts(self.path_of, Fetched(pipe, self.spans))
+
+
+@dataclass(frozen=True, slots=True)
+class ProvedByArchive(PartialLayer):
+    """One whose archive is put together and has to be what the config names."""
+
     contents: dict[str, Content]
     tar_split: bytes
     tar_split_bytes: int
-    path_of: Callable[[bytes], str]
 
-    def read(self, pipe: BytePipe, read: Callable[[Rebuilt], T], *, diff_id: str, what: str) -> T:
-        """Have the archive read, as `layer.unpack` does; its parts come through the pipe. Blocks."""
+    def read(self, pipe: BytePipe, read: Callable[[Rebuilt | Listed], T], *, diff_id: str, what: str) -> T:
         blocks = decompressed(self.tar_split, self.tar_split_bytes)
         digester = Digester(diff_id.partition(":")[0])
-        fetched = Fetched(pipe, self.spans)
-        archive = Rebuilt(read_tar_split(blocks), self.contents, self.path_of, fetched, digester)
+        archive = Rebuilt(read_tar_split(blocks), self.contents, self._parts(pipe), digester)
         try:
             result = read(archive)
             require_diff_id(digester.hexdigest(), diff_id, what)
@@ -86,20 +113,42 @@ class PartialLayer:
         return result
 
 
+@dataclass(frozen=True, slots=True)
+class ProvedByTable(PartialLayer):
+    """One whose files are those of the table, for which the manifest vouches."""
+
+    items: list[Item]
+    "Used up."
+
+    def read(self, pipe: BytePipe, read: Callable[[Rebuilt | Listed], T], *, diff_id: str, what: str) -> T:
+        listed = Listed(self.items, self._parts(pipe))
+        try:
+            return read(listed)
+        except BaseException as error:
+            pipe.abort(error)
+            raise
+        finally:
+            listed.close()
+
+
 class PartialFetch:
     """Plans for the layers of one import.
 
     Args:
         when: "auto" if it saves enough, "always" where it is possible.
+        proof: what layers are held to.
         ahead_bytes: may be in memory of one layer, fetched and not handed on.
     """
 
-    def __init__(self, read_range: ReadRange, index: ContentIndex, when: When, ahead_bytes: int) -> None:
+    def __init__(
+        self, read_range: ReadRange, index: ContentIndex, when: When, proof: Proof, ahead_bytes: int
+    ) -> None:
         self.bytes_in_vain = 0
         "Of tables that led to nothing."
         self._read_range = read_range
         self._index = index
         self._when = when
+        self._proof = proof
         self._ahead_bytes = ahead_bytes
         self._planning = asyncio.Lock()
         "One table in memory at a time."
@@ -114,7 +163,7 @@ class PartialFetch:
             layout = layer_layout(layer.annotations, layer.size)
             if layout is None or self._no_ranges or layer.compression != "zstd":
                 return None
-            if layout.tar_split is None:
+            if layout.tar_split is None and self._proof == "archive":
                 raise InvalidLayer("its archive cannot be rebuilt and so not be verified")
             if self._when == "auto" and layer.size < MIN_LAYER_BYTES:
                 return None
@@ -155,95 +204,129 @@ class PartialFetch:
             raise InvalidLayer("the server gives no parts of blobs any more")
         return data
 
-    async def _tables(self, layer: Descriptor, layout: Layout) -> tuple[bytes, bytes] | None:
-        """Return table and tar-split, compressed; the table verified."""
-        assert layout.tar_split is not None
-        if layout.table.size + layout.tar_split.size > MAX_TABLES_BYTES:
+    async def _tables(self, layer: Descriptor, layout: Layout) -> dict[Part, bytes] | None:
+        """Return what is needed of table and tar-split, compressed; the table verified."""
+        wanted = [layout.table]
+        if layout.tar_split is not None and self._proof == "archive":
+            wanted.append(layout.tar_split)
+        if sum(part.size for part in wanted) > MAX_TABLES_BYTES:
             raise InvalidLayer("its tables are too large")
         found: dict[Part, bytes] = {}
-        for span in _table_spans(layout):
+        for span in _table_spans(wanted):
             data = await self._read_range(layer, span.start, span.size)
             if data is None:
                 return None
             self.bytes_in_vain += span.size
-            for part in (layout.table, layout.tar_split):
+            for part in wanted:
                 if span.start <= part.offset < span.end:
                     found[part] = data[part.offset - span.start : part.end - span.start]
         _require_digest(found[layout.table], layout.table_digest, "table of contents")
-        return found[layout.table], found[layout.tar_split]
+        return found
 
     async def _planned(self, layer: Descriptor, layout: Layout, *, what: str) -> PartialLayer | None:
-        assert layout.tar_split is not None
         before = self.bytes_in_vain
         tables = await self._tables(layer, layout)
         if tables is None:
             self._no_ranges = True
             log.info("the server gives no parts of blobs: layers are fetched whole")
             return None
-        table, tar_split = tables
-        thread = asyncio.get_running_loop().run_in_executor(
-            None, bound(_read_contents, self._index, layout, layer.size, table, tar_split)
-        )
+        make = bound(_by_table if self._proof == "table" else _by_archive, self._index, layout, tables)
+        thread = asyncio.get_running_loop().run_in_executor(None, make, layer.size)
         try:
-            contents = await asyncio.shield(thread)
+            plan = await asyncio.shield(thread)
         except asyncio.CancelledError:
             self._index.stop()
             await asyncio.wait([thread])
             raise
-        spans = coalesce(needed_spans(contents))
         spent = self.bytes_in_vain - before
-        if self._when == "auto" and spent + cost(spans) > layer.size * WORTH:
+        if self._when == "auto" and spent + cost(plan.spans) > layer.size * WORTH:
             log.info("%s is fetched whole: too little of it is here", what)
             return None
         self.bytes_in_vain = before
-        size = spent + sum(span.size for span in spans)
-        log.info("%s: %d of %d bytes are fetched, in %d ranges", what, size, layer.size, len(spans))
-        return PartialLayer(
-            size=size,
-            spans=spans,
-            contents=contents,
-            tar_split=tar_split,
-            tar_split_bytes=layout.tar_split.plain_size,
-            path_of=self._index.path_of,
-        )
+        plan = replace(plan, size=spent + plan.size)
+        log.info("%s: %d of %d bytes are fetched, in %d ranges", what, plan.size, layer.size, len(plan.spans))
+        return plan
 
 
-def _table_spans(layout: Layout) -> list[Span]:
+def _table_spans(parts: Iterable[Part]) -> list[Span]:
     """Return where the tables are: one place, as everybody writes them, or two."""
-    parts = sorted(filter(None, (layout.table, layout.tar_split)), key=lambda part: part.offset)
-    spans = [Span(part.offset, part.end) for part in parts]
+    spans = [Span(part.offset, part.end) for part in sorted(parts, key=lambda part: part.offset)]
     if len(spans) == 2 and spans[1].start - spans[0].end == FRAME_HEADER_BYTES:
         return [Span(spans[0].start, spans[1].end)]
     return spans
 
 
-def _read_contents(
-    index: ContentIndex, layout: Layout, layer_bytes: int, data: bytes, tar_split: bytes
-) -> dict[str, Content]:
-    """Return the contents of the layer's files by name, those that are here without a span. Blocks."""
-    table = Table(decompressed(data, layout.table.plain_size), data_end=layout.data_end)
+def _by_archive(
+    index: ContentIndex, layout: Layout, tables: dict[Part, bytes], layer_bytes: int
+) -> ProvedByArchive:
+    """Plan by table and tar-split. Blocks."""
+    assert layout.tar_split is not None
+    table = _table(layout, tables)
     contents: dict[str, Content] = {}
-    left = most_plain_bytes(layer_bytes)
-    names_bytes = 0
-    for entry in table:
-        if entry.type != FILE or not entry.size:
-            continue
-        if entry.name in contents:
-            raise InvalidLayer(f"its table of contents has {entry.name[-80:]!r} twice")
-        names_bytes += sys.getsizeof(entry.name)
-        if len(contents) >= MAX_FILES or names_bytes > MAX_NAMES_BYTES:
-            raise InvalidLayer("it has more files than a plan can be made for")
-        left -= entry.size
-        if left < 0:
-            raise InvalidLayer("it unpacks beyond all proportion")
-        digest = bytes.fromhex(entry.digest[-64:])
-        contents[entry.name] = Content(entry.size, digest, Span(entry.offset, entry.end_offset))
-    _require_digest(tar_split, table.tar_split_digest, "tar-split")
+    for entry in _bounded(table, layer_bytes):
+        if entry.type == FILE and entry.size:
+            if entry.name in contents:
+                raise InvalidLayer(f"its table of contents has {entry.name[-80:]!r} twice")
+            contents[entry.name] = _content(entry)
+    _require_digest(tables[layout.tar_split], table.tar_split_digest, "tar-split")
     here = index.find([(content.digest, content.size) for content in contents.values()])
     for name, content in contents.items():
-        if checksum := here.get(content.digest):
-            contents[name] = Content(content.size, checksum, None)
-    return contents
+        if held := here.get(content.digest):
+            contents[name] = replace(content, held=held)
+    spans = _needed(contents.values())
+    return ProvedByArchive(
+        sum(span.size for span in spans),
+        spans,
+        index.path_of,
+        contents,
+        tables[layout.tar_split],
+        layout.tar_split.plain_size,
+    )
+
+
+def _by_table(
+    index: ContentIndex, layout: Layout, tables: dict[Part, bytes], layer_bytes: int
+) -> ProvedByTable:
+    """Plan by the table alone. Blocks."""
+    items: list[Item] = []
+    for listed in _bounded(_table(layout, tables), layer_bytes):
+        entry = entry_of(listed)
+        if entry is not None:
+            items.append(Item(entry, _content(listed) if entry.size else None))
+    here = index.find([(item.content.digest, item.content.size) for item in items if item.content])
+    for item in items:
+        if item.content and (held := here.get(item.content.digest)):
+            item.content = replace(item.content, held=held)
+    spans = _needed(item.content for item in items if item.content)
+    return ProvedByTable(sum(span.size for span in spans), spans, index.path_of, items)
+
+
+def _table(layout: Layout, tables: dict[Part, bytes]) -> Table:
+    plain = decompressed(tables[layout.table], layout.table.plain_size)
+    return Table(plain, data_end=layout.data_end)
+
+
+def _bounded(table: Table, layer_bytes: int) -> Iterator[TableEntry]:
+    """Yield entries as long as they are what a plan can be made for."""
+    left = most_plain_bytes(layer_bytes)
+    names_bytes = 0
+    for count, entry in enumerate(table):
+        names_bytes += sys.getsizeof(entry.name)
+        if count >= MAX_ENTRIES or names_bytes > MAX_NAMES_BYTES:
+            raise InvalidLayer("it has more files than a plan can be made for")
+        left -= entry.size if entry.type == FILE else 0
+        if left < 0:
+            raise InvalidLayer("it unpacks beyond all proportion")
+        yield entry
+
+
+def _content(entry: TableEntry) -> Content:
+    return Content(entry.size, bytes.fromhex(entry.digest[-64:]), Span(entry.offset, entry.end_offset))
+
+
+def _needed(contents: Iterable[Content]) -> list[Span]:
+    """Return what has to be fetched."""
+    return coalesce([content.span for content in contents if not content.held])
 
 
 def decompressed(data: bytes, plain_bytes: int) -> Iterator[bytes]:

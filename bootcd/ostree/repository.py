@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -230,12 +230,19 @@ class Repository:
         stat = os.statvfs(self.path)
         return stat.f_blocks * stat.f_frsize * max(0, min(99, percent)) // 100
 
-    def new_store(self, *, vouched: bool = False) -> ObjectStore:
-        """Return the fastest writer that is right for this repository; for `vouched` see `StagedStore`."""
+    def new_store(self, *, vouched: bool = False, damaged: Container[str] = ()) -> ObjectStore:
+        """Return the fastest writer that is right for this repository.
+
+        For `vouched` and `damaged` see `StagedStore`.
+        """
         if self.stages_objects:
             with host_errors("write to the ostree repository", path=str(self.path)):
                 return StagedStore(
-                    self.path, self._objects(), reserve_bytes=self.reserve_bytes(), vouched=vouched
+                    self.path,
+                    self._objects(),
+                    reserve_bytes=self.reserve_bytes(),
+                    vouched=vouched,
+                    damaged=damaged,
                 )
         return LibostreeStore(self.repo)
 

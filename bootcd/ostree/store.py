@@ -27,7 +27,7 @@ import secrets
 import shutil
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -111,10 +111,21 @@ class StagedStore:
             are published together: only then does its syncfs(2) report every write that failed.
         vouched: whether every file is verified by itself before it is complete, so that it may be kept if
             what it came with is never finished.
+        damaged: names of objects that are there and not what they should be: they are written anew, and
+            take the place of what is there.
     """
 
-    def __init__(self, repo_path: Path, objects: int, *, reserve_bytes: int, vouched: bool = False) -> None:
+    def __init__(
+        self,
+        repo_path: Path,
+        objects: int,
+        *,
+        reserve_bytes: int,
+        vouched: bool = False,
+        damaged: Container[str] = (),
+    ) -> None:
         self._vouched = vouched
+        self._damaged = damaged
         self._repo_path = repo_path
         self._reserve = reserve_bytes
         self._objects = objects
@@ -283,7 +294,9 @@ class StagedStore:
         return stage
 
     def _is_known(self, name: str) -> bool:
-        return os.access(name, os.F_OK, dir_fd=self._objects, follow_symlinks=False)
+        return name not in self._damaged and os.access(
+            name, os.F_OK, dir_fd=self._objects, follow_symlinks=False
+        )
 
     def _account(self, size: int) -> None:
         """Notice a full disk before the file system does, and leave the host's reserve alone."""

@@ -32,6 +32,7 @@ from bootcd.oci.tar import EntryType
 from bootcd.oci.tarsplit import file_line, segment_line
 from tests.support.oci_image import Entry, Layer, digest_of, make_tar
 
+_XATTR = "SCHILY.xattr."
 _KINDS = {
     tarfile.REGTYPE: EntryType.FILE,
     tarfile.LNKTYPE: EntryType.HARDLINK,
@@ -56,6 +57,8 @@ def chunked_layer(tar: bytes, *, chunk_bytes: int = 1 << 20) -> Layer:
     entries: list[TableEntry] = []
     end = 0
     for member in _members(tar):
+        # A table is JSON, whatever a name is.
+        member.name = member.name.encode(errors="surrogateescape").decode(errors="replace")
         header = tar[end : member.offset_data]
         blob += _frame(header)
         split.append(segment_line(len(split), header))
@@ -72,7 +75,7 @@ def chunked_layer(tar: bytes, *, chunk_bytes: int = 1 << 20) -> Layer:
 
 
 def _members(tar: bytes) -> Iterator[tarfile.TarInfo]:
-    with tarfile.open(fileobj=io.BytesIO(tar), encoding="utf-8", errors="replace") as archive:
+    with tarfile.open(fileobj=io.BytesIO(tar), encoding="utf-8", errors="surrogateescape") as archive:
         yield from archive
 
 
@@ -88,6 +91,11 @@ def _entries(
         uid=member.uid,
         gid=member.gid,
         device=(member.devmajor, member.devminor),
+        xattrs={
+            key.removeprefix(_XATTR): value.encode(errors="surrogateescape")
+            for key, value in member.pax_headers.items()
+            if key.startswith(_XATTR)
+        },
     )
     if not payload:
         return [whole]

@@ -53,6 +53,7 @@ max-bandwidth = "512K"
 stall-timeout = "5s"
 retries = 0
 partial-pulls = "never"
+partial-proof = "table"
 [trust]
 accept-unnamed-signatures = true
 [worker]
@@ -129,6 +130,7 @@ def test_config_of_every_key_reaches_rules_and_worker_settings() -> None:
         stall_timeout_secs=5.0,
         retries=0,
         partial_pulls="never",
+        partial_proof="table",
         fleet_lock_url="https://lock.example/base",
         fleet_lock_group="workers",
         hook_timeout_secs=30.0,

@@ -14,7 +14,7 @@ from bootcd.oci.manifest import Descriptor, ImageManifest, parse_config, parse_m
 from bootcd.ostree.fetch import ImportProgress
 from bootcd.ostree.image import Image
 from bootcd.ostree.importer import Importer, ImportResult
-from bootcd.ostree.partial import When
+from bootcd.ostree.partial import Proof, When
 from bootcd.ostree.repository import Repository
 from tests.support import oci_image
 
@@ -105,6 +105,7 @@ async def run_import(
     label_commit: str = "",
     ranges: Ranges | None = None,
     partial: When = "auto",
+    proof: Proof = "archive",
 ) -> ImportResult:
     importer = Importer(repository, parallel=2, memory_bytes=16 << 20, now=NOW, label_commit=label_commit)
     return await importer.run(
@@ -113,6 +114,7 @@ async def run_import(
         progress or ImportProgress(),
         read_range=ranges.read if ranges else None,
         partial=partial,
+        proof=proof,
     )
 
 

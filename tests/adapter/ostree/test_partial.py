@@ -16,6 +16,7 @@ from bootcd.model.errors import RegistryUnavailable
 from bootcd.oci.chunked import CHECKSUM, TAR_SPLIT_POSITION
 from bootcd.oci.manifest import Descriptor
 from bootcd.ostree.fetch import ImportProgress
+from bootcd.ostree.partial import Proof
 from bootcd.ostree.repository import Repository
 from bootcd.ostreefmt.refs import blob_ref, image_ref
 from tests.adapter.ostree.conftest import Ranges, blobs_of, new_repository, ostree, run_import
@@ -46,6 +47,7 @@ from tests.support.selinux import policy_entries, policy_files
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: files get owners")
 
+PROOFS: tuple[Proof, ...] = ("archive", "table")
 OLD = "docker://registry.example/os:0"
 
 
@@ -94,9 +96,10 @@ async def whole(path: Path, image: Image) -> list[str | None]:
     return commits(repository, image)
 
 
+@pytest.mark.parametrize("proof", PROOFS)
 @pytest.mark.parametrize("gnu", [False, True])
 async def test_layers_in_parts_give_the_commits_that_whole_ones_give(
-    repository: Repository, tmp_path: Path, gnu: bool
+    repository: Repository, tmp_path: Path, gnu: bool, proof: Proof
 ) -> None:
     layers = [
         make_chunked_layer([*system(1), *EVERYTHING], gnu=gnu),
@@ -115,6 +118,7 @@ async def test_layers_in_parts_give_the_commits_that_whole_ones_give(
         image,
         ranges=ranges,
         partial="always",
+        proof=proof,
         open_blob=blobs_of(image, opened=opened),
         progress=progress,
     )
@@ -126,10 +130,11 @@ async def test_layers_in_parts_give_the_commits_that_whole_ones_give(
     assert progress.bytes_done + progress.bytes_cached == sum(len(layer.blob) for layer in layers)
 
 
-@pytest.mark.parametrize("parts", [True, False])
+@pytest.mark.parametrize("proof", [*PROOFS, None])
 async def test_image_of_an_ostree_commit_in_parts_is_that_commit(
-    repository: Repository, tmp_path: Path, parts: bool
+    repository: Repository, tmp_path: Path, proof: Proof | None
 ) -> None:
+    parts = proof is not None
     source = Source(tmp_path)
 
     def image() -> tuple[str, Image]:
@@ -149,6 +154,7 @@ async def test_image_of_an_ostree_commit_in_parts_is_that_commit(
         second,
         ranges=ranges if parts else None,
         partial="always",
+        proof=proof or "archive",
         open_blob=blobs_of(second, opened=opened),
     )
 
@@ -158,8 +164,9 @@ async def test_image_of_an_ostree_commit_in_parts_is_that_commit(
     ostree(repository, "fsck")
 
 
+@pytest.mark.parametrize("proof", PROOFS)
 async def test_files_are_labelled_in_parts_as_in_whole_layers(
-    staged_repository: Repository, tmp_path: Path
+    staged_repository: Repository, tmp_path: Path, proof: Proof
 ) -> None:
     repository = staged_repository
 
@@ -182,6 +189,7 @@ async def test_files_are_labelled_in_parts_as_in_whole_layers(
             second,
             ranges=ranges if parts else None,
             partial="always",
+            proof=proof,
             open_blob=blobs_of(second, opened=opened),
             label_commit=first.commit,
         )
