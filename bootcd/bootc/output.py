@@ -1,4 +1,4 @@
-"""What `bootc` prints, as values: progress lines, the finding of a check, the reason of a failure.
+"""What `bootc` prints, as values: progress lines, the state of the host, the reason of a failure.
 
 Formats: `docs/src/progress-v0.schema.json`, `docs/src/host-v1.schema.json` and `cli.rs` of
 https://github.com/bootc-dev/bootc.
@@ -36,10 +36,6 @@ from bootcd.model.text import last_line
 _PHASES = {"pulling": Phase.FETCH, "importing": Phase.IMPORT, "staging": Phase.STAGE}
 _MAX_COUNT = (1 << 63) - 1
 _ID_CHARS = 21
-_FINDING = re.compile(r"^Update available for: .+$", re.MULTILINE)
-_NO_FINDING = re.compile(r"^No (changes in: |update available)", re.MULTILINE)
-_DIGEST = re.compile(r"^\s+Digest: (sha256:[0-9a-f]{64})$", re.MULTILINE)
-_VERSION = re.compile(r"^\s+Version: (\S{1,200})$", re.MULTILINE)
 
 _REASONS: tuple[tuple[str, type[BootcdError]], ...] = (
     (r"toomanyrequests|too many requests|rate limit", RegistryRateLimited),
@@ -127,20 +123,6 @@ def _drop(node: Any, place: tuple[int | str, ...]) -> None:
     for part in place[:-1]:
         node = node[part]
     node.pop(place[-1], None)
-
-
-def parse_finding(text: str) -> tuple[str, str] | None:
-    """Return digest and version of what `bootc upgrade --check` found, None if the host is up to date.
-
-    Raises BackendFailed if it says neither.
-    """
-    if _FINDING.search(text):
-        if digest := _DIGEST.search(text):
-            version = _VERSION.search(text)
-            return digest[1], version[1] if version else ""
-    elif _NO_FINDING.search(text):
-        return None
-    raise BackendFailed("bootc says neither that there is an update nor that there is none")
 
 
 def failure(doing: str, status: int, stderr: bytes) -> BootcdError:

@@ -10,10 +10,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
 from bootcd.bootc.command import Bootc
-from bootcd.bootc.output import parse_finding
+from bootcd.engine.finding import find_update, followed_image
 from bootcd.engine.hooks import Hooks, Point, Subject
 from bootcd.engine.protocol import Report
 from bootcd.engine.reboot import reboot
+from bootcd.engine.source import open_source
 from bootcd.model.errors import InvalidArguments, SignatureRejected, Unsupported, WrongState
 from bootcd.model.host import BootEntry, Host
 from bootcd.model.job import (
@@ -38,7 +39,8 @@ class BootcEngine:
 
     def __init__(self, bootc: Bootc | None = None, settings: WorkerSettings | None = None) -> None:
         self._bootc = bootc or Bootc()
-        self._hooks = Hooks.of(settings or WorkerSettings())
+        self._settings = settings or WorkerSettings()
+        self._hooks = Hooks.of(self._settings)
         self._verbs: Mapping[JobKind, _Run] = {
             JobKind.CHECK: self._check,
             JobKind.UPGRADE: self._upgrade,
@@ -73,10 +75,10 @@ class BootcEngine:
             raise WrongState("there is no deployment to roll back to")
         if request.kind is JobKind.APPLY and host.status.staged is None and not host.status.rollback_queued:
             raise WrongState("nothing is staged and no rollback is queued", hint="use bootcctl upgrade first")
-        if request.kind in (JobKind.CHECK, JobKind.UPGRADE) and host.spec.image is None:
-            raise WrongState(
-                "this host was not deployed from a container image", hint="use: bootcctl switch IMAGE"
-            )
+        if request.kind in (JobKind.CHECK, JobKind.UPGRADE):
+            followed = followed_image(host)
+            if request.kind is JobKind.CHECK:
+                open_source(followed, self._settings)
 
     async def run(self, request: JobRequest, report: Report) -> Outcome:
         if request.kind is JobKind.APPLY:
@@ -95,14 +97,8 @@ class BootcEngine:
 
     async def _check(self, _: JobRequest, report: Report) -> Outcome:
         report(Progress(phase=Phase.RESOLVE))
-        said = await self._bootc.run("look for an update", "upgrade", "--check")
-        found = parse_finding(said.decode(errors="replace"))
-        if found is None:
-            return Outcome(state=JobState.DONE)
-        image = (await self._bootc.status()).spec.image
-        name, transport = (image.image, image.transport) if image else ("", "registry")
-        update = ImageUpdate(image=name, transport=transport, digest=found[0], version=found[1])
-        return Outcome(state=JobState.DONE, update=update)
+        update, notes = await find_update(await self._bootc.status(), self._settings)
+        return Outcome(state=JobState.DONE, update=update, notes=notes)
 
     async def _upgrade(self, request: JobRequest, report: Report) -> Outcome:
         options = ["--download-only"] if request.download_only else []

@@ -51,6 +51,7 @@ from bootcd.model.trust import Verdict, parse_verdict
 from bootcd.oci.changes import layer_changes
 from bootcd.oci.manifest import (
     ImageManifest,
+    announced,
     host_architecture,
     parse_config,
     parse_manifest,
@@ -345,7 +346,7 @@ class Pulls:
             digest=image.digest,
             version=image.config.version or "",
             created=parse_timestamp(image.config.timestamp),
-            rollout_secs=announced_period(image.announced(PERIOD)).total_seconds(),
+            rollout_secs=announced_period(announced(image.manifest, image.config, PERIOD)).total_seconds(),
             download_bytes=sum(layer.size for layer in missing_layers(self._sysroot.repository, image)),
             trust=image.verdict,
         )

@@ -193,6 +193,11 @@ class ImageConfig(_Document):
         return normalise_timestamp(self.labels.get(CREATED, self.created))
 
 
+def announced(manifest: ImageManifest, config: ImageConfig, name: str) -> str | None:
+    """Return what an image says of itself by an annotation of its manifest, else by a label."""
+    return manifest.annotations.get(name, config.labels.get(name))
+
+
 def parse_manifest(data: bytes, media_type: str | None) -> ImageIndex | ImageManifest:
     """Parse a manifest or index, of the kind the document and `media_type` agree on.
 

@@ -39,10 +39,6 @@ class Image:
     verdict: Verdict | None = None
     "Why the host's signature policy lets it in."
 
-    def announced(self, name: str) -> str | None:
-        """Return what the image says of itself by an annotation of its manifest, else by a label."""
-        return self.manifest.annotations.get(name, self.config.labels.get(name))
-
     remote: str = ""
     "The ostree remote that has to have signed the commit the image was made from."
 

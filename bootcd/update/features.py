@@ -11,8 +11,8 @@ from bootcd.update.machine import State
 
 BOOTC_KINDS = (JobKind.CHECK, JobKind.UPGRADE, JobKind.SWITCH, JobKind.ROLLBACK, JobKind.APPLY)
 "What can be done where the bootc command drives the host."
-_ALWAYS = ("expect-generation", "inhibit", "job-uuid", "pause", "schedule-apply")
-_OSTREE = ("allow-downgrade", "config-diff", "diff", "expect-digest", "notes", "signatures")
+_ALWAYS = ("expect-generation", "inhibit", "job-uuid", "notes", "pause", "schedule-apply")
+_OSTREE = ("allow-downgrade", "config-diff", "diff", "expect-digest", "signatures")
 
 
 def features(backend: str) -> tuple[str, ...]:

@@ -101,18 +101,6 @@ async def test_options_are_passed_by_bootcs_names(bootc: BootcStandIn) -> None:
     assert {"--enforce-container-sigpolicy", "--retain", "quay.io/x/y:1"} <= set(bootc.calls[-1])
 
 
-@pytest.mark.parametrize(
-    ("said", "digest"),
-    [(f"Update available for: x\n  Version: 2\n  Digest: {DIGEST}\n", DIGEST), ("No changes in: x\n", None)],
-    ids=["update", "none"],
-)
-async def test_check_tells_what_bootc_found(bootc: BootcStandIn, said: str, digest: str | None) -> None:
-    bootc.answer("check", said)
-    outcome = await engine(bootc).run(request(JobKind.CHECK), lambda _: None)
-    assert (outcome.update.digest if outcome.update else None) == digest
-    assert bootc.calls == [["upgrade", "--check"]]
-
-
 async def test_rollback_names_what_it_dropped(bootc: BootcStandIn) -> None:
     staged = composefs_entry("staged", "2")
     bootc.answer("host.json", composefs_host(staged=staged, rollback=composefs_entry("rollback", "0")))

@@ -5,7 +5,6 @@
         host.json       what `status` prints; a rollback turns the boot order in it
         after.json      what it prints once an upgrade, a switch or a rollback has ended; moved to host.json
         progress        lines for --progress-fd
-        check           what `upgrade --check` prints
         fail            words of a failure of anything but `status`
         wait            a pull prints its progress and waits to be stopped, noting the signal in `stopped`
 
@@ -30,9 +29,6 @@ with (here / "calls").open("a") as calls:
     calls.write(json.dumps(arguments) + "\\n")
 if arguments[0] == "status":
     sys.stdout.write((here / "host.json").read_text())
-    sys.exit(0)
-if "--check" in arguments:
-    sys.stdout.write((here / "check").read_text())
     sys.exit(0)
 for argument in arguments:
     if argument.startswith("--progress-fd="):
@@ -125,8 +121,8 @@ def composefs_entry(role: str, version: str, **changes: Any) -> dict[str, Any]:
 
 def composefs_host(**entries: dict[str, Any] | None) -> dict[str, Any]:
     """Return a host with these deployments by role, beside a booted one."""
-    booted = composefs_entry("booted", "1")
-    roles = {"staged": None, "booted": booted, "rollback": None, **entries}
+    booted = entries.get("booted") or composefs_entry("booted", "1")
+    roles = {"staged": None, "rollback": None, **entries, "booted": booted}
     return {
         "apiVersion": "org.containers.bootc/v1",
         "kind": "BootcHost",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bootcd.bootc.output import failure, parse_finding, parse_progress, parse_status
+from bootcd.bootc.output import failure, parse_progress, parse_status
 from bootcd.model.errors import BackendFailed
 from bootcd.model.job import LAYERS_SHOWN, Phase
 from tests.support.bootc_stand_in import composefs_entry, composefs_host
@@ -110,19 +110,6 @@ def test_status_of_a_newer_bootc_is_read_without_what_it_added() -> None:
 def test_status_that_is_none_is_an_error(text: bytes) -> None:
     with pytest.raises(BackendFailed):
         parse_status(text)
-
-
-def test_finding_of_a_check_is_read() -> None:
-    text = f"Update available for: quay.io/os:1\n  Version: 42.1\n  Digest: {DIGEST}\nTotal new layers: 3\n"
-    assert parse_finding(text) == (DIGEST, "42.1")
-    assert parse_finding(f"Update available for: x\n  Digest: {DIGEST}\n") == (DIGEST, "")
-    assert parse_finding("No changes in: quay.io/example/os:1\n") is None
-
-
-@pytest.mark.parametrize("text", ["", "Something else\n", "Update available for: x\n  Digest: none\n"])
-def test_finding_that_is_none_is_an_error(text: str) -> None:
-    with pytest.raises(BackendFailed):
-        parse_finding(text)
 
 
 @pytest.mark.parametrize(
