@@ -34,7 +34,7 @@ _NUMBER = re.compile(
     re.ASCII,
 )
 _NOT_PLAIN = re.compile(r"""[#,\[\]{}&*!|>'"%@` ]|[-?:](\s|\Z)|---|\.\.\.|.*(: | #|[ :]\Z)""", re.DOTALL)
-_SPECIAL = re.compile(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd]")
+_SPECIAL = r"[^\x20-\x7e\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd]"
 "Characters libyaml's emitter takes for not printable; the rest of Unicode is written as it is."
 _ESCAPES = {
     "\0": "0",
@@ -97,8 +97,9 @@ def _scalar(value: Any) -> str:
 
 
 def _text(text: str) -> str:
-    if _SPECIAL.search(text):
-        return '"' + re.sub(_SPECIAL.pattern + r'|["\\]', _escape, text) + '"'
+    # Almost every text is of printable ASCII, and the expression takes longer to compile than all to print.
+    if not (text.isascii() and text.isprintable()) and re.search(_SPECIAL, text):
+        return '"' + re.sub(_SPECIAL + r'|["\\]', _escape, text) + '"'
     if _is_misread(text) or _NOT_PLAIN.match(text):
         return "'" + text.replace("'", "''") + "'"
     return text

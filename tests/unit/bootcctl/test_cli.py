@@ -128,8 +128,32 @@ def test_help_of_every_option_is_written() -> None:
             assert action.help, f"{name} {action.dest}"
 
 
-def verbs() -> dict[str, argparse.ArgumentParser]:
-    for action in build_parser()._actions:
+def test_parser_of_one_verb_is_that_of_all_without_the_others() -> None:
+    for name, verb in verbs().items():
+        [(only, alone)] = verbs(name).items()
+        assert (only, alone.format_help()) == (name, verb.format_help())
+
+
+@pytest.mark.parametrize("argv", [["statu"], ["--json", "statu"], ["statu", "status"]], ids=" ".join)
+def test_parse_wrong_verb_names_all_there_are(argv: list[str]) -> None:
+    with pytest.raises(Failure, match=r"invalid choice: 'statu' .*'upgrade'.*'mock'"):
+        parse(argv)
+
+
+def test_parse_value_of_an_option_is_not_taken_for_the_verb() -> None:
+    options = parse(["--bus", "check", "history"])
+    assert (options.bus, options.verb) == ("check", "history")
+
+
+@pytest.mark.parametrize("columns", ["50", "100"])
+def test_help_is_as_wide_as_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    longest = max(len(line) for line in verbs("inhibit")["inhibit"].format_help().splitlines())
+    assert int(columns) - 20 < longest <= int(columns) - 2
+
+
+def verbs(only: str = "") -> dict[str, argparse.ArgumentParser]:
+    for action in build_parser(only)._actions:
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
     raise AssertionError("the parser has no verbs")
