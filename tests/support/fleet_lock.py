@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from types import TracebackType
 from typing import Self
 
@@ -35,6 +36,10 @@ class FleetLockServer:
         self.port = port
         self.url = f"http://{host}:{port}/base"
         return self
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Serve hosts that come to this socket as well."""
+        await web.SockSite(self._runner, listener).start()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -2,7 +2,8 @@
 
 Once the file `BEGIN` is there, time jumps on to the next timer whenever the daemon has nothing to do but
 wait for it: its loop, its wall clock and its boot clock alike. Nothing that is at work is hurried: as
-long as a child runs, time is the real one. After a day the file `OVER` appears, and time is real again.
+long as a child or a thread runs, time is the real one. After a day the file `OVER` appears, and time is
+real again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import selectors
 import sys
+import threading
 import time
+from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,13 +28,17 @@ _IDLE_SECS = 0.02
 
 class _Time(selectors.EpollSelector):
     skipped = 0.0
+    pool: ThreadPoolExecutor | None = None
 
     def select(self, timeout: float | None = None) -> list[Any]:
         if timeout is not None and timeout <= 0:
             return super().select(timeout)
         ready = super().select(_IDLE_SECS if timeout is None else min(timeout, _IDLE_SECS))
         left = DAY_SECS - _Time.skipped
-        if not ready and left > 0 and BEGIN.exists() and not _has_children():
+        if not ready and left > 0 and BEGIN.exists() and not _has_children() and not _has_work(_Time.pool):
+            # What ended just now has written to the loop before it did.
+            if ready := super().select(0):
+                return ready
             _Time.skipped += left if timeout is None else min(timeout, left)
             if _Time.skipped >= DAY_SECS:
                 OVER.touch()
@@ -45,6 +52,11 @@ class _Loop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return time.monotonic() + _Time.skipped
 
+    def set_default_executor(self, executor: Executor) -> None:  # type: ignore[override]
+        assert isinstance(executor, ThreadPoolExecutor)
+        _Time.pool = executor
+        super().set_default_executor(executor)
+
 
 class _Policy(asyncio.DefaultEventLoopPolicy):
     _loop_factory = _Loop
@@ -52,6 +64,13 @@ class _Policy(asyncio.DefaultEventLoopPolicy):
 
 def _has_children() -> bool:
     return any(path.read_text().strip() for path in Path("/proc/self/task").glob("*/children"))
+
+
+def _has_work(pool: ThreadPoolExecutor | None) -> bool:
+    """Tell whether a thread is at work, or one that waits for a child has yet to tell of its end."""
+    if any(thread.name.startswith("waitpid-") for thread in threading.enumerate()):
+        return True
+    return pool is not None and pool._idle_semaphore._value < len(pool._threads)
 
 
 def _now(_: SystemClock) -> datetime:

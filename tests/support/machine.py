@@ -13,7 +13,8 @@ What is not as on a host:
   libostree is not affected: it works on the deployment below /sysroot.
 - `systemctl` is a shim that knows `reboot`, no job, and of units what /run/units says: no systemd runs
   as process 1.
-- Network, devices and clock are this machine's. /boot is not a file system of its own.
+- Devices, clock and, but for `Machine.network`, the network are this machine's. /boot is not a file system
+  of its own.
 - A power cut kills every process at once; what was written to the page cache is not lost.
 """
 
@@ -121,6 +122,8 @@ class Machine:
     ) -> None:
         self.directory = directory
         self.sysroot = directory / "sysroot"
+        self.network: Path | None = None
+        "A network namespace for programs that are started from then on; None for that of the test."
         self.finalisation: subprocess.CompletedProcess[str] | None = None
         "How finalising a staged deployment ended at the last reboot; None if nothing was staged."
         self._overlay = overlay
@@ -295,13 +298,14 @@ class Machine:
         """Start a program inside, with nothing of this process's environment."""
         if self._init is None:
             raise RuntimeError("the machine is not booted")
+        network = [f"--net={self.network}"] if self.network else []
         identity = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--"] if user else []
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with ours:
             with theirs:
                 outer = await asyncio.create_subprocess_exec(
-                    *("nsenter", f"--target={self._init_pid}", "--mount", "--pid", "--"),
+                    *("nsenter", f"--target={self._init_pid}", "--mount", "--pid", *network, "--"),
                     *("bash", "-c", _GATE, str(theirs.fileno()), *identity, *map(str, command)),
                     env=_ENVIRONMENT | dict(env or {}),
                     stdin=stdin,
