@@ -99,9 +99,11 @@ class BootcWay(Contender):
 
 
 class Bootcd(Contender):
-    """The worker, as the daemon starts it. `partial_pulls` and `name` are for layers in zstd:chunked."""
+    """The worker, as the daemon starts it; class members are settings of the section `[registry]`."""
 
     partial_pulls = "auto"
+    partial_proof = "archive"
+    max_bandwidth_bytes = 0
 
     async def __aenter__(self) -> Self:
         self._machine = await Machine.create(self._disk / "machine")
@@ -120,7 +122,12 @@ class Bootcd(Contender):
             sysroot=self._machine.sysroot,
             registry=self._registry.host,
         )
-        settings = request.settings.model_copy(update={"partial_pulls": self.partial_pulls})
+        update = {
+            "partial_pulls": self.partial_pulls,
+            "partial_proof": self.partial_proof,
+            "max_bandwidth_bytes": self.max_bandwidth_bytes,
+        }
+        settings = request.settings.model_copy(update=update)
         (job / "request.json").write_text(request.model_copy(update={"settings": settings}).model_dump_json())
         phases = _Phases(job / "socket")
         started = time.monotonic()
@@ -133,6 +140,12 @@ class Bootcd(Contender):
             raise RuntimeError(f"the worker failed: {outcome}")
         moment, cpu = phases.reached[Phase.STAGE]
         return {IMPORT: Sample(moment - started, cpu, whole.peak_bytes), DEPLOY: whole}
+
+
+class BootcdTable(Bootcd):
+    """With partial pulls that are proved by tables of contents."""
+
+    partial_proof = "table"
 
 
 class BootcdWhole(Bootcd):

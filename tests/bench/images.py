@@ -7,6 +7,7 @@ compress as real ones do. What changes changes as it does in the field: neighbou
     base                the first version
     u1, u5, u30         each the one before with so many percent of its files changed
     half-base, half-u5  half of base, and the same with the very files changed that u5 changes
+    few-base, few-u5    the same in half as many layers, which are then as large as those of base
 
 Each exists twice: `base` in layers of gzip, `base-chunked` in zstd:chunked with the same content.
 """
@@ -123,8 +124,9 @@ class _Builder:
             paths = {path for group in half for path in group}
             tree = {p: node for p, node in self._tree.items() if p in paths or node.kind == tarfile.DIRTYPE}
             changed = {path: node for path, node in self._changes[5].items() if path in paths}
-            self._add("half-base", tree, half, {})
-            self._add("half-u5", tree | changed, half, changed)
+            for name, layers in (("half", LAYERS), ("few", LAYERS // 2)):
+                self._add(f"{name}-base", tree, half, {}, layers)
+                self._add(f"{name}-u5", tree | changed, half, changed, layers)
         self._store.write_index()
         facts = {tag: {name: getattr(f, name) for name in f.__slots__} for tag, f in self._facts.items()}
         (self._work / "facts.json").write_text(json.dumps(facts))
@@ -144,10 +146,12 @@ class _Builder:
                     break
         return found
 
-    def _add(self, tag: str, tree: FileTree, groups: list[Group], changed: FileTree) -> None:
+    def _add(
+        self, tag: str, tree: FileTree, groups: list[Group], changed: FileTree, layers: int = LAYERS
+    ) -> None:
         directories = [path for path, node in tree.items() if node.kind == tarfile.DIRTYPE]
         futures, fresh = [], []
-        for number, paths in enumerate(_in_layers(groups, self._tree)):
+        for number, paths in enumerate(_in_layers(groups, self._tree, layers)):
             paths += directories if not number else []
             nodes = [(path, repr(tree[path])) for path in sorted(paths)]
             key = hashlib.sha256(repr(nodes).encode()).hexdigest()
@@ -277,12 +281,12 @@ def _stamped(archive: IO[bytes], tree: FileTree, stamp: bytes) -> FileTree:
     return found
 
 
-def _in_layers(groups: list[Group], tree: FileTree) -> Iterator[list[str]]:
-    """Yield the paths of each layer: groups spread so that the layers are of one size."""
+def _in_layers(groups: list[Group], tree: FileTree, layer_count: int) -> Iterator[list[str]]:
+    """Yield the paths of each of so many layers: groups spread so that the layers are of one size."""
     size = {id(group): sum(_size(tree[path]) for path in group) for group in groups}
-    layers: list[tuple[int, list[str]]] = [(0, []) for _ in range(LAYERS)]
+    layers: list[tuple[int, list[str]]] = [(0, []) for _ in range(layer_count)]
     for group in sorted(groups, key=lambda group: -size[id(group)]):
-        smallest = min(range(LAYERS), key=lambda number: layers[number][0])
+        smallest = min(range(layer_count), key=lambda number: layers[number][0])
         held, paths = layers[smallest]
         layers[smallest] = held + size[id(group)], paths + group
     yield from (paths for _, paths in layers)

@@ -2,8 +2,9 @@
 
     base -> 1 % of the files changed -> another 5 % -> another 30 %
 
-Then, with ours alone, the same in layers of zstd:chunked, with partial pulls and without, and the upgrade by
-5 % of an image half as large, which changes the very same files.
+Then, with ours alone, the same in layers of zstd:chunked, with partial pulls by both proofs and without; the
+upgrade by 5 % once more over a line that is slower than the loopback; and that of images half as large, which
+changes the very same files.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tests.bench.contenders import (
     PODMAN,
     SKOPEO,
     Bootcd,
+    BootcdTable,
     BootcdWhole,
     Contender,
     contenders,
@@ -33,8 +35,17 @@ from tests.support.host import PYTHON
 from tests.support.registry import Registry
 
 FLOOR = "floor: hash, unpack, write"
-PARTIAL = "bootcd: partial pull"
+PARTIAL = "bootcd: partial pull, proof of the archive"
+TABLE = "bootcd: partial pull, proof of the table"
 WHOLE = "bootcd: whole layers"
+
+_LINE_BYTES = 20_000_000
+"A second, of the slower line: 160 Mbit/s."
+_OURS: dict[str, type[Bootcd]] = {PARTIAL: Bootcd, TABLE: BootcdTable, WHOLE: BootcdWhole}
+_HALVES = {
+    "half": "in as many layers of half the size",
+    "few": "in half as many layers of the same size",
+}
 
 _FLOOR_CORES = 2
 "As many as the limits are stated for."
@@ -57,14 +68,17 @@ class Pulls:
         self._plan = work / "plan.json"
         self._plan.write_text(json.dumps(layers))
         self._spent: dict[str, list[float]] = {}
-        self._wall: dict[str, list[float]] = {}
+        self._growth: dict[tuple[str, str, str], list[float]] = {}
+        "Walls of upgrades of images of half the size, by which half, form of the layers and who."
         baseline = SKOPEO if len(self._contenders) > 1 else IMPORT
         self._plain = {step: Comparison(self._title(step, "gzip"), baseline) for step in _STEPS}
         self._chunked = {step: Comparison(self._title(step, "zstd:chunked"), WHOLE) for step in _STEPS[1:]}
+        line = f"zstd:chunked, a line of {_LINE_BYTES // 10**6} MB/s"
+        self._slow = Comparison(self._title("u5", line), WHOLE)
 
     @property
     def comparisons(self) -> list[Comparison]:
-        return [*self._plain.values(), *self._chunked.values()]
+        return [*self._plain.values(), *self._chunked.values(), self._slow]
 
     def _title(self, step: str, form: str) -> str:
         facts = self._images.facts[step]
@@ -82,13 +96,27 @@ class Pulls:
                     self._plain[step].add(name, sample)
         await self._floor(ground)
         chunked = [step + CHUNKED for step in _STEPS]
-        for name, ours in ((PARTIAL, Bootcd), (WHOLE, BootcdWhole)):
+        for name, ours in _OURS.items():
             for step, samples in zip(_STEPS, await self._run(ours, chunked, ground), strict=True):
                 if step in self._chunked:
                     self._chunked[step].add(name, samples[IMPORT])
-        for form in ("", CHUNKED):
-            *_, upgrade = await self._run(Bootcd, [f"half-base{form}", f"half-u5{form}"], ground)
-            self._wall.setdefault(form, []).append(upgrade[IMPORT].wall_secs)
+            self._slow.add(name, await self._over_the_line(ours, chunked[:3], ground))
+        for half in _HALVES:
+            for form, name, ours in (
+                ("", IMPORT, Bootcd),
+                (CHUNKED, PARTIAL, Bootcd),
+                (CHUNKED, TABLE, BootcdTable),
+            ):
+                *_, upgrade = await self._run(ours, [f"{half}-base{form}", f"{half}-u5{form}"], ground)
+                self._growth.setdefault((half, form, name), []).append(upgrade[IMPORT].wall_secs)
+
+    async def _over_the_line(self, kind: type[Bootcd], tags: Sequence[str], ground: Ground) -> Sample:
+        """Return what the last of some pulls took, over the slower line."""
+        async with ground.new("disk") as disk, kind(self._registry, disk, self._work) as contender:
+            for tag in tags[:-1]:
+                await contender.pull(tag)
+            contender.max_bandwidth_bytes = _LINE_BYTES
+            return (await contender.pull(tags[-1]))[IMPORT]
 
     async def _run(
         self, kind: type[Contender], tags: Sequence[str], ground: Ground
@@ -105,7 +133,7 @@ class Pulls:
                 self._spent.setdefault(part, []).append(secs)
 
     def figures(self) -> list[Figure]:
-        return [*self._cold(), *self._limits(), *self._upgrades(), *self._growth()]
+        return [*self._cold(), *self._limits(), *self._upgrades(), *self._over_size()]
 
     def _cold(self) -> list[Figure]:
         found = self._plain["base"]
@@ -176,20 +204,36 @@ class Pulls:
             limits = (1.2, 0.35) if step == "u5" else (None, None)
             figures += [
                 Figure(f"{name}: bytes / (changed files + tables)", wire / least, "x", limits[0], note),
-                Figure(f"{name} / whole layers, wall", found.ratio(PARTIAL, "wall_secs"), "x", limits[1]),
+                *_against_whole(f"{name} / whole layers", found, limits[1]),
                 Figure(f"{name} / whole layers, bytes", found.ratio(PARTIAL, "wire_bytes"), "x"),
             ]
+        return [*figures, *_against_whole("upgrade 5 %, slow line, partial / whole layers", self._slow, None)]
+
+    def _over_size(self) -> list[Figure]:
+        """Return how the time of an upgrade grows with the image."""
+        figures = []
+        for (half, form, name), walls in self._growth.items():
+            comparison = self._chunked["u5"] if form else self._plain["u5"]
+            kind = f"{'zstd:chunked' if form else 'gzip'}{_proof(name)}"
+            figures.append(
+                Figure(
+                    f"upgrade 5 %, {kind}: image / half of it, wall",
+                    comparison.median(name, "wall_secs") / median(walls),
+                    "x",
+                    1.3,
+                    f"the same files changed; half of it {_HALVES[half]}",
+                )
+            )
         return figures
 
-    def _growth(self) -> list[Figure]:
-        full = {"": (self._plain["u5"], IMPORT), CHUNKED: (self._chunked["u5"], PARTIAL)}
-        return [
-            Figure(
-                f"upgrade 5 %, {'zstd:chunked' if form else 'gzip'}: image / image of half the size, wall",
-                comparison.median(name, "wall_secs") / median(self._wall[form]),
-                "x",
-                1.3,
-                "the same files changed",
-            )
-            for form, (comparison, name) in full.items()
-        ]
+
+def _proof(name: str) -> str:
+    """Return the proof that a contender's name tells of."""
+    return f", {name.rpartition(', ')[2]}" if "proof" in name else ""
+
+
+def _against_whole(name: str, found: Comparison, limit: float | None) -> list[Figure]:
+    return [
+        Figure(f"{name}, wall{_proof(partial)}", found.ratio(partial, "wall_secs"), "x", limit)
+        for partial in (PARTIAL, TABLE)
+    ]
