@@ -65,6 +65,11 @@ if [ ! -x .cache/varlink/bin/varlinkctl ]; then
   tests/varlink-tools.sh >&2 || say "setup: varlinkctl could not be fetched, for the reasons above; tests with it are skipped"
 fi
 
+if [ ! -x .cache/systemd-boot/systemd-bless-boot ]; then
+  say "setup: fetching systemd-bless-boot into .cache"
+  tests/systemd-boot-tools.sh >&2 || say "setup: systemd-bless-boot could not be fetched; the test with it is skipped"
+fi
+
 stamp=.venv/.bootcd-setup
 want=$(cat requirements.lock pyproject.toml tests/setup.sh | sha256sum)
 if [ "$(cat "$stamp" 2>/dev/null || true)" != "$want" ]; then

@@ -19,9 +19,10 @@ from bootcd.engine.hooks import Hooks
 from bootcd.engine.reboot import reboot
 from bootcd.health.afterboot import run_post_boot
 from bootcd.health.boot import is_enabled, is_kept_by_greenboot, required_units, wait_for_end
-from bootcd.health.bootcount import BootCounter
+from bootcd.health.bootcount import BootCounter, Counter
 from bootcd.health.checks import find_checks, run_check
-from bootcd.health.deployed import Booted, OstreeDeployed, deployed_on
+from bootcd.health.deployed import Booted, deployed_on
+from bootcd.health.entrycount import EntryCounter
 from bootcd.health.keeper import Keeper
 from bootcd.health.store import HealthStore
 from bootcd.host import journal, process
@@ -81,10 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if options.verb == "clear":
                 return _clear(store, options.digest)
             if options.verb == "arm":
-                return _arm(options.config_dir or CONFIG_DIRS)
+                return _arm(options.state_dir, options.config_dir or CONFIG_DIRS)
             if options.verb == "unlock":
                 return _unlock(options.state_dir)
-            return _check(store, options.config_dir or CONFIG_DIRS, options.runtime_dir)
+            return _check(store, options.config_dir or CONFIG_DIRS, options.state_dir, options.runtime_dir)
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             log.critical("the record of this boot cannot be kept%s: %s", where, error.strerror)
@@ -103,7 +104,7 @@ def _clear(store: HealthStore, digest: str) -> int:
     return GOOD
 
 
-def _check(store: HealthStore, config_dirs: Sequence[Path], runtime: Path) -> int:
+def _check(store: HealthStore, config_dirs: Sequence[Path], state: Path, runtime: Path) -> int:
     config = _config(config_dirs)
     results, keeper = asyncio.run(_observe(config.health))
     verdict = judge(results)
@@ -115,10 +116,10 @@ def _check(store: HealthStore, config_dirs: Sequence[Path], runtime: Path) -> in
         log.warning("%s", error.message)
         booted = Booted()
     actor = Keeper(deployed, store, SystemClock(), excerpt=_excerpt, reboot=reboot)
-    counter = BootCounter(root)
+    counter = _counter(root, state)
     # Before what may end in a reboot: a boot that was judged needs no counting.
     if not keeper and actor.take_over(booted, counter):
-        counter.disarm(good=verdict.good)
+        counter.disarm(booted.id, good=verdict.good)
     actor.act(verdict, booted, allowed=config.health.rollback, keeper=keeper)
     if verdict.good:
         deadline_secs = config.hooks.timeout.total_seconds()
@@ -139,21 +140,27 @@ def _unlock(state: Path) -> int:
     return GOOD
 
 
-def _arm(config_dirs: Sequence[Path]) -> int:
+def _counter(root: Path, state: Path) -> Counter:
+    grub = BootCounter(root)
+    return grub if grub.supported else EntryCounter(root, state)
+
+
+def _arm(state: Path, config_dirs: Sequence[Path]) -> int:
     """Have the boot loader count boots of what is staged, if it can and nobody else does."""
     config = _config(config_dirs)
     root = Path(config.host.sysroot)
-    counter = BootCounter(root)
-    if not counter.supported:
-        log.info("GRUB does not count boots here: what never comes up stays the first choice")
-        return GOOD
+    counter = _counter(root, state)
     try:
-        wanted = config.health.rollback and OstreeDeployed(root).judges_staged() and asyncio.run(_is_ours())
+        staged = deployed_on(root, config.host.backend).staged()
+        if staged is None or not staged.judged:
+            return GOOD
+        counts = counter.supported and (staged.systemd_boot or not isinstance(counter, EntryCounter))
+        if not counts:
+            log.info("the boot loader does not count boots here: what never comes up stays the first choice")
+        elif config.health.rollback and asyncio.run(_is_ours()):
+            counter.arm(staged.id)
     except BootcdError as error:
         log.warning("boots are not counted: %s", error.message)
-        return GOOD
-    if wanted:
-        counter.arm()
     return GOOD
 
 

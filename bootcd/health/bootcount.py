@@ -14,7 +14,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from bootcd.host import process
 from bootcd.host.files import read_bounded, write_atomic
@@ -31,6 +33,29 @@ _DIRECTORIES = ("boot/grub2", "boot/grub")
 _CONFIG_LIMIT = 1 << 20
 _MOUNT_SECS = 30.0
 _COUNTS = ("boot_counter", "boot_success", "save_env")
+
+
+class Counter(Protocol):
+    """A boot loader that counts boots, and in the end boots the version before."""
+
+    @property
+    def supported(self) -> bool: ...
+
+    def gave_up_on(self, deployment: str) -> bool:
+        """Tell whether this boot is of the version before because that one has no attempts left."""
+        ...
+
+    def begin_anew(self) -> bool:
+        """Have a boot order that is about to change survive a power cut; false if that is not possible."""
+        ...
+
+    def arm(self, deployment: str) -> bool:
+        """Give what is staged its attempts."""
+        ...
+
+    def disarm(self, deployment: str, *, good: bool) -> None:
+        """Stop counting boots of what was judged; `good`: this boot counts as a success."""
+        ...
 
 
 class BootCounter:
@@ -56,11 +81,18 @@ class BootCounter:
         except (OSError, ValueError):
             return None
 
-    def arm(self) -> bool:
+    def gave_up_on(self, deployment: str) -> bool:
+        return self.attempts() == GAVE_UP
+
+    def begin_anew(self) -> bool:
+        """Count from the start again, as the first entry may be either of the two after a power cut."""
+        return self.arm()
+
+    def arm(self, deployment: str = "") -> bool:
         """Give what boots next its attempts."""
         return self._change({"boot_counter": str(ATTEMPTS)})
 
-    def disarm(self, *, good: bool) -> None:
+    def disarm(self, deployment: str = "", *, good: bool) -> None:
         """Stop counting; `good`: this boot counts as a success."""
         if good:
             self._change({"boot_counter": None, "boot_success": "1"})
@@ -79,7 +111,7 @@ class BootCounter:
                 before = empty_block()
             after = change_block(before, changes)
             if after != before:
-                _write(path, after)
+                writable(path, lambda: write_atomic(path, after, mode=0o644))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             log.warning("boots cannot be counted, %s cannot be changed: %s", path, reason)
@@ -98,12 +130,13 @@ def _counts(directory: Path) -> bool:
     return all(word.encode() in text for word in _COUNTS)
 
 
-def _write(path: Path, data: bytes) -> None:
+def writable(path: Path, change: Callable[[], object]) -> None:
+    """Make a change to the file system of a path, which may be mounted read-only. Raises OSError."""
     try:
-        write_atomic(path, data, mode=0o644)
+        change()
     except OSError as error:
         if error.errno != errno.EROFS or not unshare_mounts():
             raise
         command = ["mount", "-o", "remount,rw", str(mount_point(path))]
         asyncio.run(process.run(command, deadline_secs=_MOUNT_SECS, limit=4096))
-        write_atomic(path, data, mode=0o644)
+        change()

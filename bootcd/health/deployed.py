@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from bootcd.bootc.command import Bootc
 from bootcd.engine.deployments import Deployments
-from bootcd.health.boot import UNIT
+from bootcd.health.boot import TARGET, UNIT
 from bootcd.host.composefs import BOOTC, choose_backend
 from bootcd.host.mounts import unshare_mounts
 from bootcd.model.errors import BackendFailed
@@ -23,6 +23,8 @@ from bootcd.model.job import JobKind, JobRequest
 from bootcd.ostree.status import read_host
 from bootcd.ostree.sysroot import Sysroot
 
+_ETC = "sysroot/state/deploy/{}/etc"
+"Of a deployment of a composefs image."
 _UNIT_FILE = f"usr/lib/systemd/system/{UNIT}"
 
 
@@ -36,14 +38,28 @@ class Booted:
     target: str = ""
     target_image: str = ""
     target_version: str = ""
+    id: str = ""
+    target_id: str = ""
     target_next: bool = False
     "The next boot is into the target: it comes first in the boot order, and was not what came up now."
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What the next boot is into for the first time."""
+
+    id: str
+    judged: bool
+    "It has what judges its boots; else nobody would stop counting them."
+    systemd_boot: bool = False
 
 
 class Deployed(Protocol):
     """What is deployed on a host. Every method blocks, and raises BootcdError."""
 
     def look(self) -> Booted: ...
+
+    def staged(self) -> Staged | None: ...
 
     def boot_next(self, *, target: bool) -> None:
         """Let the next boot be into the target, or else into what is booted; nothing if it is so already.
@@ -55,7 +71,7 @@ class Deployed(Protocol):
 
 def deployed_on(root: Path, backend: str) -> Deployed:
     """Return what is deployed below `root`, as the configuration's `backend` has it read."""
-    return BootcDeployed() if choose_backend(backend, root) == BOOTC else OstreeDeployed(root)
+    return BootcDeployed(root) if choose_backend(backend, root) == BOOTC else OstreeDeployed(root)
 
 
 class OstreeDeployed:
@@ -78,17 +94,17 @@ class OstreeDeployed:
             request = JobRequest(uuid=str(uuid4()), kind=JobKind.ROLLBACK)
             asyncio.run(Deployments(sysroot).rollback(request, lambda _: None))
 
-    def judges_staged(self) -> bool:
-        """Tell whether what is staged has what judges its boots; else nobody would stop counting them."""
+    def staged(self) -> Staged | None:
         sysroot = Sysroot(self._root)
         if sysroot.staged is None:
-            return False
+            return None
         directory: str = sysroot.sysroot.get_deployment_dirpath(sysroot.staged)
-        return (self._root / directory / _UNIT_FILE).is_file()
+        return Staged(directory, judged=(self._root / directory / _UNIT_FILE).is_file())
 
 
 class BootcDeployed:
-    def __init__(self, bootc: Bootc | None = None) -> None:
+    def __init__(self, root: Path, bootc: Bootc | None = None) -> None:
+        self._root = root
         self._bootc = bootc or Bootc()
 
     def look(self) -> Booted:
@@ -105,6 +121,18 @@ class BootcDeployed:
         if self.look().target_next is not target:
             raise BackendFailed("bootc has changed the boot order, and what boots next is the same as before")
 
+    def staged(self) -> Staged | None:
+        staged = asyncio.run(self._bootc.status()).status.staged
+        if staged is None or staged.download_only or not staged.composefs:
+            return None
+        # Of the image itself only /etc can be read before it is booted.
+        enabled = self._root / _ETC.format(staged.id) / "systemd/system" / f"{TARGET}.requires" / UNIT
+        return Staged(
+            staged.id,
+            judged=enabled.is_symlink(),
+            systemd_boot=staged.composefs.get("bootloader") == "systemd",
+        )
+
 
 def _booted(host: Host, *, digest: str, target: str, target_next: bool) -> Booted:
     status = host.status
@@ -115,6 +143,8 @@ def _booted(host: Host, *, digest: str, target: str, target_next: bool) -> Boote
         image=image.image.image if image else "",
         version=(image.version or "") if image else "",
         target=target,
+        id=status.booted.id if status.booted else "",
+        target_id=status.rollback.id if status.rollback else "",
         target_image=before.image.image if before else "",
         target_version=(before.version or "") if before else "",
         target_next=target_next,

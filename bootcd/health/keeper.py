@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from uuid import uuid4
 
-from bootcd.health.bootcount import GAVE_UP, BootCounter
+from bootcd.health.bootcount import Counter
 from bootcd.health.deployed import Booted, Deployed
 from bootcd.health.store import HealthStore
 from bootcd.host import journal
@@ -44,12 +44,12 @@ class Keeper:
         self._excerpt = excerpt
         self._reboot = reboot
 
-    def take_over(self, booted: Booted, counter: BootCounter) -> bool:
+    def take_over(self, booted: Booted, counter: Counter) -> bool:
         """Make it last where the boot loader has given up on a version and started the one before it.
 
         False if that failed, so that the boot loader has to go on doing so. Blocks; see `act`.
         """
-        if counter.attempts() != GAVE_UP or not booted.target_next or not booted.target:
+        if not booted.target_next or not booted.target or not counter.gave_up_on(booted.target_id):
             return True
         failure = FailedBoot(
             uuid=str(uuid4()),
@@ -61,8 +61,7 @@ class Keeper:
             state=FailureState.ROLLING_BACK,
         )
         self._store.update(lambda record: record.with_failure(failure))
-        # From now on a power cut makes the boot loader begin anew, whichever of them comes first then.
-        if not counter.arm():
+        if not counter.begin_anew():
             return False
         try:
             self._deployed.boot_next(target=False)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import MachineFactory
 from tests.support.bootc_stand_in import BootcStandIn, composefs_entry, composefs_host
-from tests.support.machine import PERSON, Machine
+from tests.support.machine import PERSON, REPOSITORY, Machine
 
 pytestmark = pytest.mark.machine
 
@@ -22,6 +22,9 @@ CHECK = "/etc/bootcd/health.d/required.d/10-app"
 NEW, OLD = composefs_entry("booted", "2"), composefs_entry("rollback", "1")
 DIGEST: str = NEW["image"]["imageDigest"]
 RECORD = "/var/lib/bootcd/health.json"
+BLESS = REPOSITORY / ".cache/systemd-boot/systemd-bless-boot"
+BOOTED_NEW, BOOTED_OLD = NEW["composefs"]["verity"], OLD["composefs"]["verity"]
+VARIABLE = "/sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 
 
 class Composefs:
@@ -126,3 +129,126 @@ async def test_rollback_cut_off_by_a_power_cut_is_finished_and_not_undone(host: 
 
     assert host.takes_reboot()
     assert host.bootc.calls == [["rollback"]]
+
+
+class Menu:
+    """The boot entries of a host with systemd-boot, as bootc writes them."""
+
+    def __init__(self, host: Composefs) -> None:
+        self._host = host
+        self.directory = host.machine.path("/boot/loader")
+        self.directory.unlink()  # of ostree
+        (self.directory / "entries").mkdir(parents=True)
+
+    def stage(self) -> None:
+        """Have bootc stage version 2 beside the booted version 1."""
+        staged = composefs_entry("booted", "2")
+        self._host.bootc.answer("host.json", composefs_host(booted=OLD, staged=staged))
+        link = f"state/deploy/{BOOTED_NEW}/etc/systemd/system/boot-complete.target.requires"
+        enabled = self._host.machine.sysroot / link / "bootcd-health.service"
+        enabled.parent.mkdir(parents=True)
+        enabled.symlink_to("/usr/lib/systemd/system/bootcd-health.service")
+        (self.directory / "entries.staged").mkdir()
+        for number, version, image in ((1, "2", BOOTED_NEW), (0, "1", BOOTED_OLD)):
+            (self.directory / f"entries.staged/bootc_os-{version}-{number}.conf").write_text(
+                f"title OS\nversion {version}\nlinux /EFI/Linux/{image}/vmlinuz\n"
+                f"options rw composefs={image}\nsort-key bootc-os-{1 - number}\n"
+            )
+
+    async def shut_down(self) -> None:
+        """Stop the units that `bootc upgrade` has started: ours, then bootc's."""
+        environment = {"PATH": f"{self._host.bootc.directory}:/usr/bin:/bin"}
+        await self._host.machine.run([sys.executable, "-m", "bootcd.health", "arm"], env=environment)
+        (self.directory / "entries").rmdir()
+        (self.directory / "entries.staged").rename(self.directory / "entries")
+
+    async def attempt(self, before: str, after: str) -> None:
+        """Boot version 2, which counts, as systemd-boot does."""
+        entries = self.directory / "entries"
+        (entries / f"bootc_os-2-1{before}.conf").rename(entries / f"bootc_os-2-1{after}.conf")
+        self._host.bootc.answer("host.json", composefs_host(booted=NEW, rollback=OLD))
+        variable = self._host.machine.path(VARIABLE)
+        if not variable.parent.exists():
+            await self._host.machine.run(["mount", "-t", "tmpfs", "tmpfs", "/sys/firmware"])
+            variable.parent.mkdir(parents=True)
+        path = f"\\loader\\entries\\bootc_os-2-1{after}.conf\0"
+        variable.write_bytes(b"\x06\0\0\0" + path.encode("utf-16-le"))
+
+    async def bless(self, *arguments: str) -> str:
+        """Have systemd tell of the boot, or mark it."""
+        done = await self._host.machine.run([BLESS, "--path=/boot", *arguments])
+        return str(done.stdout).strip()
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(path.name for path in (self.directory / "entries").iterdir())
+
+
+@pytest.fixture
+def menu(host: Composefs) -> Menu:
+    menu = Menu(host)
+    menu.stage()
+    host.machine.path("/run/units").write_text("Id=bootcd-health.service\nUnitFileState=enabled\n")
+    return menu
+
+
+@pytest.mark.skipif(not BLESS.exists(), reason="was not fetched, see tests/systemd-boot-tools.sh")
+async def test_boots_of_a_staged_version_are_counted_by_systemd_boot_until_one_is_good(
+    host: Composefs, menu: Menu
+) -> None:
+    await menu.shut_down()
+    assert menu.names == ["bootc_os-1-0.conf", "bootc_os-2-1+3.conf"]
+    await menu.attempt("+3", "+2-1")
+    assert await menu.bless("status") == "indeterminate"
+    host.set_check("true")
+
+    assert await host.judge() == 0
+
+    assert menu.names == ["bootc_os-1-0.conf", "bootc_os-2-1.conf"]
+    # systemd marks it after boot-complete.target, and finds that done.
+    assert await menu.bless("status") == "good"
+    await menu.bless("good")
+    assert menu.names == ["bootc_os-1-0.conf", "bootc_os-2-1.conf"]
+
+    # What others count is theirs to mark.
+    await menu.attempt("", "+1-2")
+    assert await host.judge() == 0
+    assert await menu.bless("status") == "indeterminate"
+    await menu.bless("good")
+    assert menu.names == ["bootc_os-1-0.conf", "bootc_os-2-1.conf"]
+
+
+async def test_version_systemd_boot_gave_up_on_is_remembered_and_stays_left(
+    host: Composefs, menu: Menu
+) -> None:
+    await menu.shut_down()
+    await menu.attempt("+3", "+0-3")
+    # systemd-boot takes the version before, of which bootc knows nothing.
+    left = composefs_host(booted=OLD, rollback=NEW)
+    left["status"]["rollbackQueued"] = True
+    host.bootc.answer("host.json", left)
+    host.set_check("true")
+
+    assert await host.judge() == 0
+
+    [failure] = host.record()["failures"]
+    assert (failure["digest"], failure["state"]) == (DIGEST, "rolled-back")
+    assert "the boot loader gave up" in failure["reasons"][0]
+    assert (host.bootc.calls, host.takes_reboot()) == ([["rollback"]], False)
+
+
+async def test_boots_are_not_counted_where_nobody_would_stop_that(host: Composefs, menu: Menu) -> None:
+    names = ["bootc_os-1-0.conf", "bootc_os-2-1.conf"]
+    for changes in ({"downloadOnly": True}, {"composefs": {**NEW["composefs"], "bootloader": "grub"}}):
+        staged = composefs_entry("booted", "2", **changes)
+        host.bootc.answer("host.json", composefs_host(booted=OLD, staged=staged))
+        await menu.shut_down()
+        assert menu.names == names
+        (menu.directory / "entries").rename(menu.directory / "entries.staged")
+        (menu.directory / "entries").mkdir()
+
+    host.bootc.answer("host.json", composefs_host(booted=OLD, staged=composefs_entry("booted", "2")))
+    (enabled,) = host.machine.sysroot.glob("state/deploy/*/etc/systemd/system/*/*")
+    enabled.unlink()
+    await menu.shut_down()
+    assert menu.names == names
