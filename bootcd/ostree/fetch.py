@@ -2,6 +2,8 @@
 
     receive (event loop) -> decompress, hash (thread) -> parse, write objects (thread)   for each layer
 
+Of the last step the layers take turns, and only while there is something to do.
+
 What is finished is published every few hundred megabytes, so that after a crash at any moment only
 unfinished layers are fetched again. The commit a chunked image was made from is written when all that it
 reaches was seen.
@@ -15,7 +17,7 @@ import stat
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import aclosing, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,7 +47,7 @@ from bootcd.ostree.repository import Repository, Transaction
 from bootcd.ostree.sepolicy import Policy, read_policy, read_policy_of
 from bootcd.ostree.signature import verify_commit
 from bootcd.ostree.store import ObjectStore, publish, require_space
-from bootcd.ostree.stream import BytePipe, ByteSource, cancelled
+from bootcd.ostree.stream import BytePipe, ByteSource, Turn, cancelled
 from bootcd.ostree.tree import Directory
 from bootcd.ostreefmt.refs import blob_ref
 
@@ -151,6 +153,7 @@ class Fetch:
         self._batches: list[_Batch] = []
         "Not published yet; layers that start now go to the last one unless it is full."
         self._commits: dict[str, str] = {}
+        self._turn = Turn()
         self._publishing = asyncio.Lock()
         self._chunks: dict[str, frozenset[bytes]] = {}
         "File objects by layer."
@@ -261,7 +264,9 @@ class Fetch:
 
         def write_or_abort() -> _Written:
             try:
-                with host_errors(f"write {what}", path=str(self._repository.path)):
+                # What is fetched in parts is waited for in many places.
+                turn = self._turn if plan is None else nullcontext()
+                with turn, host_errors(f"write {what}", path=str(self._repository.path)):
                     return self._written(self._read(layer, diff_id, pipe, read, plan, what), store)
             except BaseException as error:
                 # Else the network side would wait for room that nobody makes.
@@ -332,6 +337,7 @@ class Fetch:
                 compressed_bytes=layer.size,
                 diff_id=diff_id,
                 what=what,
+                turn=self._turn,
             )
         return plan.read(pipe, read, diff_id=diff_id, what=what)
 

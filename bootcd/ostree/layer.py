@@ -25,7 +25,7 @@ from bootcd.ostree.libostree import OSTree
 from bootcd.ostree.listed import Listed
 from bootcd.ostree.sepolicy import Policy
 from bootcd.ostree.store import ObjectStore
-from bootcd.ostree.stream import BytePipe, ByteSource, ReadAhead
+from bootcd.ostree.stream import BytePipe, ByteSource, ReadAhead, Turn
 from bootcd.ostree.tree import DEFAULT_META, Directory, TreeBuilder
 from bootcd.ostreefmt.objects import DirMeta, Xattr
 from bootcd.ostreefmt.paths import Kind, map_hardlink_target, map_path
@@ -99,6 +99,7 @@ def unpack(
     compressed_bytes: int,
     diff_id: str,
     what: str,
+    turn: Turn | None = None,
 ) -> T:
     """Have a layer's archive read to its end, and return what came of it. Blocks; runs in a thread.
 
@@ -108,13 +109,14 @@ def unpack(
         compression: "none", "gzip" or "zstd".
         diff_id: expected digest of the uncompressed archive.
         what: names the layer in errors.
+        turn: held by the caller; others have it while this waits for bytes.
     Raises:
         InvalidLayer: not an acceptable archive, or one that unpacks beyond all proportion.
         DigestMismatch: the archive is not the one the image config names.
     """
     digest = hashlib.new(diff_id.partition(":")[0])
     plain = _Bounded(_decompress(source, compression), most_plain_bytes(compressed_bytes), what)
-    ahead = ReadAhead(plain, on_block=digest.update)
+    ahead = ReadAhead(plain, on_block=digest.update, turn=turn)
     try:
         result = read(ahead)
     except BaseException as error:

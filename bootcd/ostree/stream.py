@@ -4,6 +4,10 @@ A layer flows through three places that run at the same time: the event loop rec
 (`BytePipe.feed`), one thread decompresses and hashes it (`ReadAhead`), another parses the archive and
 writes files. Each border holds a fixed amount, so a slow disk slows the network down and memory
 does not grow with the layer.
+
+Parsing and writing is Python and calls of a few microseconds: threads that do it at the same time are no
+faster than one, as they hand the interpreter to each other ten thousand times a second. So layers take turns
+(`Turn`) in it, and only in it.
 """
 
 from __future__ import annotations
@@ -13,7 +17,9 @@ import io
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
 from typing import Protocol
 
 from bootcd.model.errors import Cancelled
@@ -106,11 +112,35 @@ class BytePipe(io.RawIOBase):
         return filled
 
 
+class Turn:
+    """What one thread at a time holds to work, and lets go of while it waits. Not to be taken twice."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    @contextmanager
+    def left_to_others(self) -> Iterator[None]:
+        self._lock.release()
+        try:
+            yield
+        finally:
+            self._lock.acquire()
+
+
 class ReadAhead:
     """A thread that reads a source into a ring of reused blocks, ahead of its reader.
 
     Args:
         on_block: called in the thread with every block in order; where a digest is computed.
+        turn: held by the reader; others have it while the reader waits for the source.
     """
 
     def __init__(
@@ -120,7 +150,9 @@ class ReadAhead:
         on_block: Callable[[memoryview], object],
         blocks: int = 4,
         block_bytes: int = 1 << 20,
+        turn: Turn | None = None,
     ) -> None:
+        self._turn = turn
         self._source = source
         self._on_block = on_block
         self._empty: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
@@ -161,7 +193,7 @@ class ReadAhead:
         if self._block is not None:
             self._empty.put(self._block)
             self._block = None
-        item = self._full.get()
+        item = self._next()
         if isinstance(item, BaseException):
             self._finished = True
             raise item
@@ -171,6 +203,15 @@ class ReadAhead:
             self._finished = True
             return False
         return True
+
+    def _next(self) -> tuple[memoryview, int] | BaseException:
+        if self._turn is None:
+            return self._full.get()
+        try:
+            return self._full.get_nowait()
+        except queue.Empty:
+            with self._turn.left_to_others():
+                return self._full.get()
 
     def close(self) -> None:
         """Stop the thread; the source must have ended or been aborted, or this waits for it."""

@@ -39,6 +39,8 @@ from tests.support.oci_image import (
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: files get owners")
 
+WAIT_SECS = 60
+
 REFERENCE = "docker://registry.example/os:1"
 
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
@@ -365,6 +367,27 @@ async def test_failing_download_stops_the_import_and_keeps_its_error(repository:
         await run_import(repository, image, open_blob=open_blob)
     assert_untouched(repository)
     await run_import(repository, image)
+
+
+async def test_layer_that_arrives_slowly_does_not_hold_up_the_others(repository: Repository) -> None:
+    """Of two side by side, one comes to its end when all others have come to theirs, one after another."""
+    image = make_image([base(), *(make_layer([file(f"usr/{n}", os.urandom(2 << 20))]) for n in range(3))])
+    slow = image.layers[1].digest
+    others = {layer.digest for layer in image.layers} - {slow}
+    arrived = asyncio.Event()
+
+    async def open_blob(layer: Descriptor) -> AsyncGenerator[bytes, None]:
+        data = image.blobs[layer.digest]
+        yield data[:-10]
+        if layer.digest == slow:
+            await arrived.wait()
+        yield data[-10:]
+        others.discard(layer.digest)
+        if not others:
+            arrived.set()
+
+    async with asyncio.timeout(WAIT_SECS):
+        await run_import(repository, image, open_blob=open_blob)
 
 
 async def test_cancelled_import_leaves_nothing_behind(repository: Repository) -> None:

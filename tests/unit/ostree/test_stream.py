@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bootcd.ostree.stream import BytePipe, ReadAhead
+from bootcd.ostree.stream import BytePipe, ReadAhead, Turn
 
 WAIT_SECS = 20
 
@@ -234,3 +234,23 @@ async def test_closing_early_ends_the_thread_once_the_pipe_is_aborted() -> None:
     pipe.abort(Broken())
     await asyncio.wait_for(asyncio.to_thread(ahead.close), WAIT_SECS)
     assert "decode" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_turn_is_with_others_while_a_reader_waits_for_its_source() -> None:
+    turn, taken = Turn(), threading.Event()
+
+    def take() -> None:
+        with turn:
+            taken.set()
+
+    def require_taken() -> None:
+        if not taken.wait(WAIT_SECS):
+            raise Broken
+
+    ahead = ReadAhead(Source(b"x", require_taken), on_block=lambda block: None, turn=turn)
+    other = threading.Thread(target=take)
+    with turn:
+        other.start()
+        assert ahead.readinto(memoryview(bytearray(10))) == 1
+    other.join()
+    ahead.close()
