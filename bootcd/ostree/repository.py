@@ -15,7 +15,9 @@ from typing import Any
 
 from bootcd.model.errors import BackendFailed, InvalidLayer
 from bootcd.ostree.libostree import Gio, GLib, OSTree, host_errors
+from bootcd.ostree.refwriter import write_refs
 from bootcd.ostree.store import LibostreeStore, ObjectStore, StagedStore, publish, remove_stale_stages
+from bootcd.ostree.writeback import sync_file_system
 from bootcd.ostreefmt.objects import parse_dirtree
 
 _IMPLIED_KEY = "bootcd.implied-directories"
@@ -259,14 +261,17 @@ class Repository:
         """
         with host_errors("start a transaction in the ostree repository", path=str(self.path)):
             remove_stale_stages(self.path)
-            return Transaction(self.repo)
+            return Transaction(self.repo, self._objects() if self.stages_objects else None)
 
 
 class Transaction:
     """An open transaction: refs are set together when it is committed."""
 
-    def __init__(self, repo: Any) -> None:
+    def __init__(self, repo: Any, objects: int | None) -> None:
+        """`objects` is a descriptor of the directory of that name, if objects are staged beside it."""
         self._repo = repo
+        self._path = Path(repo.get_path().get_path())
+        self._objects = objects
         self._holds = False
         # A lock of our own beside the transaction's, which is let go at each checkpoint: an object that was
         # here when a layer asked for it must still be here when the layer is published.
@@ -290,14 +295,19 @@ class Transaction:
         self._release()
 
     def _publish(self, stores: Sequence[ObjectStore], refs: Mapping[str, str]) -> None:
-        with host_errors("write to the ostree repository", path=self._repo.get_path().get_path()):
+        objects = self._objects
+        with host_errors("write to the ostree repository", path=str(self._path)):
             publish(stores)
-            for ref, checksum in refs.items():
-                self._repo.transaction_set_ref(None, ref, checksum)
+            if objects is None:
+                for ref, checksum in refs.items():
+                    self._repo.transaction_set_ref(None, ref, checksum)
         self.commit()
+        if objects is not None:
+            with host_errors("set refs of the ostree repository", path=str(self._path)):
+                write_refs(self._repo, self._path, refs, lambda: sync_file_system(objects))
 
     def commit(self) -> None:
-        with host_errors("commit the transaction", path=self._repo.get_path().get_path()):
+        with host_errors("commit the transaction", path=str(self._path)):
             self._repo.commit_transaction(None)
 
     def abort(self) -> None:

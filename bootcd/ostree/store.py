@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 SMALL_FILE_BYTES = 1 << 20
 "Up to here a file is read whole, so that it is created once, under its final name, or not at all."
 
-_STAGE_PREFIX = "bootcd-stage-"
-_VOUCHED_PREFIX = f"{_STAGE_PREFIX}vouched-"
+STAGE_PREFIX = "bootcd-stage-"
+_VOUCHED_PREFIX = f"{STAGE_PREFIX}vouched-"
 _SPACE_CHECK_BYTES = 4 << 20
 _COMMITS = "commits"
 _FAR_FUTURE = (1 << 31) - 1
@@ -358,7 +358,7 @@ class _Stage:
     """One staging directory, held by a lock so that nobody takes it for a stale one."""
 
     def __init__(self, repo_path: Path, vouched: bool) -> None:
-        prefix = _VOUCHED_PREFIX if vouched else _STAGE_PREFIX
+        prefix = _VOUCHED_PREFIX if vouched else STAGE_PREFIX
         self._path = repo_path / "tmp" / f"{prefix}{secrets.token_hex(8)}"
         self._path.mkdir(mode=0o700)
         self._lock = self.fd = -1
@@ -397,7 +397,7 @@ class _Stage:
 
 def remove_stale_stages(repo_path: Path) -> None:
     """Reclaim staging directories whose owner was killed, and keep what may be kept."""
-    for path in (repo_path / "tmp").glob(f"{_STAGE_PREFIX}*"):
+    for path in (repo_path / "tmp").glob(f"{STAGE_PREFIX}*"):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:

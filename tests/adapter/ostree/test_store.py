@@ -15,7 +15,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bootcd.model.errors import OutOfSpace
+from bootcd.model.errors import BackendFailed, OutOfSpace
+from bootcd.ostree import repository as repository_module
 from bootcd.ostree import writeback
 from bootcd.ostree.libostree import OSTree
 from bootcd.ostree.repository import Repository, Transaction
@@ -284,6 +285,37 @@ def test_ref_is_set_only_with_the_objects_it_names(
         transaction.finish([store], {"a/b": "0" * 64})
     transaction.abort()
     assert staged.refs("a") == {}
+
+
+def test_refs_are_on_the_disk_before_they_have_their_names_and_after(
+    staged: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def noted(fd: int) -> None:
+        seen.append((len(list(staged.path.glob("tmp/bootcd-stage-*/*"))), len(staged.refs("a"))))
+
+    monkeypatch.setattr(repository_module, "sync_file_system", noted)
+    refs = {"a/b": "0" * 64, "a/c/d": "1" * 64}
+    transaction = staged.begin()
+    transaction.checkpoint([], refs)
+    assert seen == [(2, 0), (0, 2)]
+    transaction.finish([], {"a/b": "2" * 64})
+    assert Repository.open(staged.path).refs("a") == {**refs, "a/b": "2" * 64}
+    assert stat.S_IMODE((staged.path / "refs/heads/a/c/d").stat().st_mode) == 0o644
+    assert not stages(staged)
+
+
+def test_ref_takes_the_place_of_refs_that_are_gone_and_not_of_one_that_is_there(staged: Repository) -> None:
+    transaction = staged.begin()
+    transaction.checkpoint([], {"a/b/c": "0" * 64, "b/c": "0" * 64})
+    staged.delete_ref("a/b/c")
+    transaction.checkpoint([], {"a/b": "1" * 64})
+    assert staged.refs("a") == {"a/b": "1" * 64}
+    with pytest.raises(BackendFailed):
+        transaction.finish([], {"b": "1" * 64})
+    transaction.abort()
+    assert staged.refs("b") == {"b/c": "0" * 64}
 
 
 @pytest.mark.parametrize("stages_objects", [True, False], ids=["staged", "libostree"])
