@@ -31,7 +31,7 @@ CALL_SECS = 30.0
 INTERACTIVE_SECS = 300.0
 "A person may have to find a password first."
 
-_SIGNATURES: dict[type, str] = {bool: "b", str: "s", list: "as"}
+_SIGNATURES: dict[type, str] = {bool: "b", int: "t", str: "s", list: "as"}
 _QUEUE_LIMIT = 1000
 _DOCUMENT_LIMIT = 16 << 20
 _DBUS = "org.freedesktop.DBus"
@@ -288,9 +288,9 @@ class Client:
         return [interfaces[DEPLOYMENT] for interfaces in objects.values() if DEPLOYMENT in interfaces]
 
     async def start_job(
-        self, member: str, arguments: Sequence[str], options: Mapping[str, bool | str | list[str]]
+        self, member: str, arguments: Sequence[str], options: Mapping[str, bool | int | str | list[str]]
     ) -> str:
-        """Call a method of the manager that starts a job; return the path of the job.
+        """Call a method of the manager that starts a job; return the path of the job, "/" if none is needed.
 
         Options that are false or empty are left out.
         """

@@ -36,6 +36,12 @@ def _status(verb: argparse.ArgumentParser) -> None:
 
 
 def _check(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--max-age",
+        default="",
+        metavar="SPAN",
+        help="do not ask again what the registry answered no longer ago than this, such as 1h",
+    )
     _ignoring(verb)
     _waiting(verb)
 
@@ -268,6 +274,25 @@ def _mock(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def _why(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--at", default="", metavar="TIME", help="what it would do then, such as Sat 02:00")
+    for option, text in (
+        ("--metered", "suppose the network connection is metered, or is not"),
+        ("--on-battery", "suppose the host is on battery, or is not"),
+        ("--power-saver", "suppose the power profile is power-saver, or is not"),
+    ):
+        verb.add_argument(option, choices=("yes", "no"), default="", metavar="yes|no", help=text)
+    verb.add_argument(
+        "--battery-percent", type=_percent, metavar="N", help="suppose that much is in the battery"
+    )
+
+
+def _percent(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text[:4]) > 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 100")
+    return int(text)
+
+
 def _speed(text: str) -> float:
     try:
         if 0.01 <= (speed := float(text)) <= 1000:
@@ -345,7 +370,7 @@ VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None] | None]] =
     "notify": ("show on the desktop what comes of updates, until the session ends", None),
     "history": ("list ended jobs, newest first", _history),
     "health": ("show whether this boot is good, and which versions booted badly; 78 if it is not", _health),
-    "why": ("show what the service will do by itself next, and what holds it up", None),
+    "why": ("show what the service will do by itself next, and what holds it up", _why),
     "notes": ("show the release notes of the update that is available or staged", None),
     "diff": ("show what differs between two deployments: packages, files, kernel arguments", _diff),
     "config-diff": ("list what was added, modified or removed in /etc since the image made it", None),

@@ -6,6 +6,7 @@ import asyncio
 import time
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 from bootcctl import exitcodes
@@ -34,6 +35,7 @@ from bootcctl.report import render_history, render_jobs, render_kargs
 from bootcctl.runfiles import parse_document
 from bootcctl.status import format_of, print_host, print_no_host, print_status
 from bootcctl.terminal import Terminal
+from bootcctl.times import parse_span, shown
 from bootcctl.why import show_reasons
 
 _METHODS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -53,7 +55,7 @@ _OPTIONS = (
     *("transport", "download_only", "from_downloaded", "tag", "retain", "soft_reboot", "apply"),
     "allow_downgrade",
     *("delete", "replace", "append", "read_only", "enforce_container_sigpolicy", "expect_digest"),
-    "ignore_inhibitors",
+    *("ignore_inhibitors", "max_age"),
 )
 "What of the command line are options of the method, by its name there."
 _DEFAULTS = {"transport": "registry"}
@@ -126,6 +128,12 @@ def ask_for_job(options: Namespace, number: int) -> dict[str, Any] | None:
     return asyncio.run(ask())
 
 
+async def _check(client: Client, options: Namespace, terminal: Terminal) -> int:
+    if vars(options).get("max_age"):
+        options.max_age = parse_span(options.max_age) // timedelta(microseconds=1)
+    return await _job(client, options, terminal)
+
+
 async def _job(client: Client, options: Namespace, terminal: Terminal) -> int:
     await client.subscribe()
     asked = vars(options)
@@ -139,6 +147,8 @@ async def _job(client: Client, options: Namespace, terminal: Terminal) -> int:
             if name in asked and asked[name] != _DEFAULTS.get(name)
         },
     )
+    if path == "/":
+        return await _known(client, terminal)
     if options.no_wait:
         job = job_document(path, await client.get_all(path, JOB))
         terminal.document(job)
@@ -150,6 +160,17 @@ async def _job(client: Client, options: Namespace, terminal: Terminal) -> int:
         raise _detached(left, terminal) from None
     options.progress.end(job)
     return _finish(job, terminal, locked=asked.get("download_only", False))
+
+
+async def _known(client: Client, terminal: Terminal) -> int:
+    """Tell what the last check found, as if it had been asked for just now."""
+    properties = await client.get_all(ROOT, MANAGER)
+    asked, found = properties.get("LastCheck", 0), properties.get("AvailableUpdate", {})
+    code = _finish(
+        {"kind": "check", "state": "done", "last-check": asked, "outcome": found}, terminal, locked=False
+    )
+    terminal.result(f"So the registry said at {shown(asked)}")
+    return code
 
 
 async def _apply(client: Client, options: Namespace, terminal: Terminal) -> int:
@@ -298,14 +319,15 @@ async def _reload(client: Client, _options: Namespace, terminal: Terminal) -> in
     return exitcodes.DONE
 
 
-async def _why(client: Client, _options: Namespace, terminal: Terminal) -> int:
-    await show_reasons(client, terminal)
+async def _why(client: Client, options: Namespace, terminal: Terminal) -> int:
+    await show_reasons(client, options, terminal)
     return exitcodes.DONE
 
 
 _VERBS: dict[str, Callable[[Client, Namespace, Terminal], Awaitable[int]]] = {
     "status": _status,
     **dict.fromkeys(_METHODS, _job),
+    "check": _check,
     "apply": _apply,
     "kargs": _kargs,
     "cancel": _cancel,

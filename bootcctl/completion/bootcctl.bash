@@ -65,7 +65,18 @@ _bootcctl() {
         inhibit:--who | inhibit:--why)
             return
             ;;
-        apply:--at)
+        check:--max-age)
+            mapfile -t COMPREPLY < <(compgen -W '1h 1d' -- "$current")
+            return
+            ;;
+        why:--metered | why:--on-battery | why:--power-saver)
+            mapfile -t COMPREPLY < <(compgen -W 'yes no' -- "$current")
+            return
+            ;;
+        why:--battery-percent)
+            return
+            ;;
+        apply:--at | why:--at)
             mapfile -t COMPREPLY < <(compgen -W 'tomorrow' -- "$current")
             return
             ;;
@@ -85,7 +96,7 @@ _bootcctl() {
     case $verb in
         '') words="$verbs $common --version" ;;
         status) words="$common --format --format-version --booted --verbose" ;;
-        check) words="$common --ignore-inhibitors --no-wait" ;;
+        check) words="$common --max-age --ignore-inhibitors --no-wait" ;;
         apply) words="$common --at --defer --cancel --soft-reboot --ignore-inhibitors --no-wait" ;;
         upgrade)
             words="$common --check --download-only --from-downloaded --tag --soft-reboot --apply --no-wait"
@@ -127,6 +138,7 @@ _bootcctl() {
             ;;
         mock) words="$common --scenario --script --list --speed --system --address --interfaces" ;;
         history) words="$common --limit" ;;
+        why) words="$common --at --metered --on-battery --battery-percent --power-saver" ;;
         health)
             words="$common --verbose"
             [[ $current == -* ]] || words="$words clear"

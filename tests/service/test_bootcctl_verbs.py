@@ -37,6 +37,7 @@ from bootcd.update.facts import Action
 from bootcd.update.gates import Gate
 from tests.support.bootcctl import Command, start_bootcctl
 from tests.support.scripted_service import (
+    EPOCH,
     ScriptedService,
     available,
     deployment,
@@ -196,6 +197,52 @@ async def test_why_shows_the_plan_and_every_gate_with_its_end(address: str, serv
         ("window", usec, ["apply"]),
         ("attempts", 0, ["check", "stage"]),
     ]
+
+
+async def test_why_shows_what_the_plan_would_be_if_things_were_otherwise(
+    address: str, service: ScriptedService
+) -> None:
+    service.publish(mode="stage")
+    options = ("--at", "2035-01-15 21:00", "--metered=yes", "--on-battery=no", "--battery-percent", "0")
+    command = await run(address, "why", *options, TZ="UTC")
+    assert command.out.splitlines() == [
+        "Supposed: it is Mon 2035-01-15 21:00, metered yes, on-battery no, battery-percent 0",
+        "Mode stage",
+        "Next look for an update at Thu 2026-01-01 00:00: regular check",
+        "Stage held up by metered: the network connection is metered",
+    ]
+    at = datetime(2035, 1, 15, 21, tzinfo=UTC)
+    facts = {"metered": True, "on_battery": False, "battery_percent": 0}
+    assert service.requests == [("simulate", {"at": at, **facts})]
+    document = json.loads((await run(address, "why", "--json", "--power-saver=yes")).out)
+    assert document["supposed"] == {"power-saver": True}
+    assert [gate["gate"] for gate in document["blocked-by"]] == ["metered"]
+    assert "supposed" not in json.loads((await run(address, "why", "--json")).out)
+    assert (await run(address, "why", "--at", "noon")).code == 2
+
+
+async def test_check_of_late_is_told_and_not_made_again(address: str, service: ScriptedService) -> None:
+    last = EPOCH - timedelta(minutes=30)
+    service.publish(last_check=last, last_check_result="available", available=available())
+    command = await run(address, "check", "--max-age", "1h", TZ="UTC")
+    assert (command.code, command.out.splitlines()) == (
+        0,
+        [
+            "Update available: registry.example/os:1 2.0 sha256:bbbbbbbbbbbb, 12.3 MB to download",
+            "So the registry said at Wed 2025-12-31 23:30",
+        ],
+    )
+    service.publish(available=None, last_check_result="up-to-date")
+    command = await run(address, "check", "--max-age=1h", "--no-wait", "--json")
+    usec = int(last.timestamp()) * 1_000_000
+    known = {"kind": "check", "state": "done", "last-check": usec, "outcome": {}}
+    assert (command.code, json.loads(command.out)) == (77, known)
+    assert service.requests == []
+
+    service.on_start = service.end
+    assert (await run(address, "check", "--max-age", "20min")).out == "Up to date\n"
+    assert (await run(address, "check", "--max-age", "soon")).code == 2
+    assert service.requests == [("check", {})]
 
 
 async def test_check_says_that_there_are_notes_and_notes_shows_them(

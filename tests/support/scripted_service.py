@@ -40,6 +40,8 @@ from bootcd.model.job import (
     Requester,
 )
 from bootcd.update.appointment import Appointment
+from bootcd.update.facts import Action
+from bootcd.update.gates import Gate
 from bootcd.update.inhibit import Inhibitor, Wish
 from bootcd.update.pause import Pause
 from bootcd.update.planner import Plan
@@ -227,10 +229,13 @@ class ScriptedService:
         return (ended + self.forgotten)[:limit]
 
     def checked_within(self, age: timedelta) -> bool:
-        return False
+        last = self.snapshot.last_check
+        return last is not None and EPOCH - last <= age
 
     def simulate(self, at: datetime | None, surroundings: Mapping[str, bool | int]) -> Plan:
-        raise NotImplementedError
+        self.requests.append(("simulate", {"at": at, **surroundings}))
+        gate = Gate("metered", "the network connection is metered", None, (Action.STAGE,))
+        return Plan(Action.CHECK, "regular check", EPOCH, (gate,))
 
     def notes(self) -> str:
         return self.release_notes
