@@ -331,59 +331,61 @@ class Table:
 _MAX_NUMBER = (1 << 63) - 1
 
 
+_NUMBERS = ("mode", "size", "uid", "gid", "offset", "endOffset", "chunkSize", "chunkOffset")
+_OTHERS = frozenset({"xattrs", "devMajor", "devMinor", "chunkDigest", "chunkType"})
+"Members that few entries have."
+
+
 def _entry(document: Any) -> TableEntry:
+    """Return an entry; there are tens of thousands, each in the way of an update."""
     if not isinstance(document, dict):
         raise _error("has an entry that is no object")
-    kind, name = document.get("type"), document.get("name")
+    get = document.get
+    kind, name = get("type"), get("name")
     if not isinstance(kind, str) or kind not in _TYPES or not isinstance(name, str):
         raise _error("has an entry without name or known type")
     _check_text(name)
     if ".." in name and ".." in name.split("/"):
         raise _error("has a name that leads out of the layer", name)
-    entry = TableEntry(kind, name)
-    major = minor = 0
-    for key, value in document.items():
-        match key:
-            case "mode":
-                entry.mode = _number(value, name)
-            case "size":
-                entry.size = _number(value, name)
-            case "uid":
-                entry.uid = _number(value, name)
-            case "gid":
-                entry.gid = _number(value, name)
-            case "modtime":
-                entry.modtime = _text(value)
-            case "digest":
-                entry.digest = _digest(value) if value else ""
-            case "offset":
-                entry.offset = _number(value, name)
-            case "endOffset":
-                entry.end_offset = _number(value, name)
-            case "linkName":
-                entry.linkname = _text(value)
-            case "chunkSize":
-                entry.chunk_size = _number(value, name)
-            case "chunkOffset":
-                entry.chunk_offset = _number(value, name)
-            case "chunkDigest":
-                entry.chunk_digest = _digest(value) if value else ""
-            case "chunkType":
-                if value not in ("", ZEROS):
-                    raise _error("has a chunk of an unknown type", name)
-                entry.chunk_type = value
-            case "devMajor":
-                major = _number(value, name)
-            case "devMinor":
-                minor = _number(value, name)
-            case "xattrs":
-                entry.xattrs = _xattrs(value, name) if value else {}
-            case _:  # name and type, and what later versions add
-                pass
-    entry.device = major, minor
-    if entry.end_offset > MAX_LAYER_BYTES or entry.offset > MAX_LAYER_BYTES:
+    numbers = [get(member, 0) for member in _NUMBERS]
+    for number in numbers:
+        if type(number) is not int or not 0 <= number <= _MAX_NUMBER:
+            raise _error("has a number out of range", name)
+    mode, size, uid, gid, offset, end_offset, chunk_size, chunk_offset = numbers
+    if offset > MAX_LAYER_BYTES or end_offset > MAX_LAYER_BYTES:
         raise _error("places content outside of the layer", name)
+    link, modtime, digest = get("linkName", ""), get("modtime", ""), get("digest")
+    entry = TableEntry(
+        kind,
+        name,
+        _text(link) if link != "" else "",
+        mode,
+        size,
+        uid,
+        gid,
+        _text(modtime) if modtime != "" else "",
+        digest=_digest(digest) if digest else "",
+        offset=offset,
+        end_offset=end_offset,
+        chunk_size=chunk_size,
+        chunk_offset=chunk_offset,
+    )
+    if not _OTHERS.isdisjoint(document):
+        _add_others(entry, document)
     return entry
+
+
+def _add_others(entry: TableEntry, document: dict[str, Any]) -> None:
+    get, name = document.get, entry.name
+    entry.device = _number(get("devMajor", 0), name), _number(get("devMinor", 0), name)
+    xattrs, digest, chunk_type = get("xattrs"), get("chunkDigest"), get("chunkType", "")
+    if xattrs:
+        entry.xattrs = _xattrs(xattrs, name)
+    if digest:
+        entry.chunk_digest = _digest(digest)
+    if chunk_type not in ("", ZEROS):
+        raise _error("has a chunk of an unknown type", name)
+    entry.chunk_type = chunk_type
 
 
 def _text(value: Any) -> str:
@@ -404,6 +406,8 @@ def _digest(value: Any) -> str:
 
 
 def _check_text(value: Any) -> None:
+    if type(value) is str and len(value) <= MAX_NAME_BYTES and value.isascii() and "\0" not in value:
+        return
     try:
         valid = isinstance(value, str) and "\0" not in value and len(value.encode()) <= MAX_NAME_BYTES
     except UnicodeEncodeError:  # half a surrogate pair, which is no character
@@ -473,7 +477,10 @@ class _Window:
                 raise _error("is cut short")
 
     def expect(self, characters: str) -> str:
-        found = self.peek()
+        # Most documents have no blanks.
+        found = self._text[self._at : self._at + 1]
+        if not found or found not in characters:
+            found = self.peek()
         if found not in characters:
             raise _error("is not valid JSON")
         self._at += 1
@@ -488,7 +495,8 @@ class _Window:
 
     def value(self) -> Any:
         """Return the value that begins here."""
-        self.peek()
+        if not self._text.startswith("{", self._at):
+            self.peek()
         while True:
             problem: Exception | None = None
             try:

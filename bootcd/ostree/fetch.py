@@ -17,7 +17,7 @@ import stat
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, nullcontext, suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -223,7 +223,7 @@ class Fetch:
         """Return how to fetch parts of a layer, None if it is to be fetched whole."""
         if self._partial is None:
             return None
-        plan = await self._partial.plan(layer, what=what)
+        plan = await self._partial.plan(layer, what=what, turn=self._turn)
         vain, self._partial.bytes_in_vain = self._partial.bytes_in_vain, 0
         self._progress.bytes_done += vain
         self._progress.bytes_total += vain
@@ -240,7 +240,8 @@ class Fetch:
         """Write a layer that comes in whole, or in the parts of a plan."""
         loop = asyncio.get_running_loop()
         size = plan.size if plan else layer.size
-        pipe = BytePipe(loop, limit_bytes=self._pipe_bytes)
+        # A whole layer is waited for behind its decoder.
+        pipe = BytePipe(loop, limit_bytes=self._pipe_bytes, turn=self._turn if plan else None)
         batch = self.open_batch(vouched=plan is not None)
         batch.bytes_started += size
         batch.unfinished += 1
@@ -264,9 +265,7 @@ class Fetch:
 
         def write_or_abort() -> _Written:
             try:
-                # What is fetched in parts is waited for in many places.
-                turn = self._turn if plan is None else nullcontext()
-                with turn, host_errors(f"write {what}", path=str(self._repository.path)):
+                with self._turn, host_errors(f"write {what}", path=str(self._repository.path)):
                     return self._written(self._read(layer, diff_id, pipe, read, plan, what), store)
             except BaseException as error:
                 # Else the network side would wait for room that nobody makes.
@@ -339,7 +338,7 @@ class Fetch:
                 what=what,
                 turn=self._turn,
             )
-        return plan.read(pipe, read, diff_id=diff_id, what=what)
+        return plan.read(pipe, read, diff_id=diff_id, what=what, turn=self._turn)
 
     def _written(self, layer: ImportedLayer | ObjectSet, store: ObjectStore) -> _Written:
         if isinstance(layer, ObjectSet):

@@ -41,7 +41,7 @@ from bootcd.ostree.layer import most_plain_bytes, require_diff_id
 from bootcd.ostree.listed import Item, Listed, entry_of
 from bootcd.ostree.parts import MAX_WINDOW_BYTES, Content, Fetched, Parts
 from bootcd.ostree.rebuild import Digester, Rebuilt
-from bootcd.ostree.stream import BytePipe
+from bootcd.ostree.stream import BytePipe, Turn
 
 T = TypeVar("T")
 
@@ -81,8 +81,13 @@ class PartialLayer(ABC):
     path_of: Callable[[bytes], str]
 
     @abstractmethod
-    def read(self, pipe: BytePipe, read: Callable[[Rebuilt | Listed], T], *, diff_id: str, what: str) -> T:
-        """Have the layer read, as `layer.unpack` does; its parts come through the pipe. Blocks."""
+    def read(
+        self, pipe: BytePipe, read: Callable[[Rebuilt | Listed], T], *, diff_id: str, what: str, turn: Turn
+    ) -> T:
+        """Have the layer read, as `layer.unpack` does; its parts come through the pipe. Blocks.
+
+        The caller holds the turn; others have it while this waits.
+        """
 
     def _parts(self, pipe: BytePipe) -> Parts:
         return Parts(self.path_of, Fetched(pipe, self.spans))
@@ -96,9 +101,11 @@ class ProvedByArchive(PartialLayer):
     tar_split: bytes
     tar_split_bytes: int
 
-    def read(self, pipe: BytePipe, read: Callable[[Rebuilt | Listed], T], *, diff_id: str, what: str) -> T:
+    def read(
+        self, pipe: BytePipe, read: Callable[[Rebuilt | Listed], T], *, diff_id: str, what: str, turn: Turn
+    ) -> T:
         blocks = decompressed(self.tar_split, self.tar_split_bytes)
-        digester = Digester(diff_id.partition(":")[0])
+        digester = Digester(diff_id.partition(":")[0], turn)
         archive = Rebuilt(read_tar_split(blocks), self.contents, self._parts(pipe), digester)
         try:
             result = read(archive)
@@ -120,7 +127,9 @@ class ProvedByTable(PartialLayer):
     items: list[Item]
     "Used up."
 
-    def read(self, pipe: BytePipe, read: Callable[[Rebuilt | Listed], T], *, diff_id: str, what: str) -> T:
+    def read(
+        self, pipe: BytePipe, read: Callable[[Rebuilt | Listed], T], *, diff_id: str, what: str, turn: Turn
+    ) -> T:
         listed = Listed(self.items, self._parts(pipe))
         try:
             return read(listed)
@@ -154,8 +163,8 @@ class PartialFetch:
         "One table in memory at a time."
         self._no_ranges = False
 
-    async def plan(self, layer: Descriptor, *, what: str) -> PartialLayer | None:
-        """Return how to fetch parts of a layer, None if all of it is to be fetched.
+    async def plan(self, layer: Descriptor, *, what: str, turn: Turn) -> PartialLayer | None:
+        """Return how to fetch parts of a layer, None if all of it is to be fetched. Takes turns with readers.
 
         Raises what `read_range` raises.
         """
@@ -168,7 +177,7 @@ class PartialFetch:
             if self._when == "auto" and layer.size < MIN_LAYER_BYTES:
                 return None
             async with self._planning:
-                return await self._planned(layer, layout, what=what)
+                return await self._planned(layer, layout, what=what, turn=turn)
         except (InvalidLayer, DigestMismatch) as error:
             log.warning("%s is fetched whole: %s", what, error.message)
             return None
@@ -223,7 +232,9 @@ class PartialFetch:
         _require_digest(found[layout.table], layout.table_digest, "table of contents")
         return found
 
-    async def _planned(self, layer: Descriptor, layout: Layout, *, what: str) -> PartialLayer | None:
+    async def _planned(
+        self, layer: Descriptor, layout: Layout, *, what: str, turn: Turn
+    ) -> PartialLayer | None:
         before = self.bytes_in_vain
         tables = await self._tables(layer, layout)
         if tables is None:
@@ -231,7 +242,12 @@ class PartialFetch:
             log.info("the server gives no parts of blobs: layers are fetched whole")
             return None
         make = bound(_by_table if self._proof == "table" else _by_archive, self._index, layout, tables)
-        thread = asyncio.get_running_loop().run_in_executor(None, make, layer.size)
+
+        def in_turn() -> PartialLayer:
+            with turn:
+                return make(layer.size)
+
+        thread = asyncio.get_running_loop().run_in_executor(None, in_turn)
         try:
             plan = await asyncio.shield(thread)
         except asyncio.CancelledError:

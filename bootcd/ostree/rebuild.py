@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from bootcd.model.errors import InvalidLayer
 from bootcd.oci.tarsplit import Payload
 from bootcd.ostree.parts import Content, Local, Parts, Reader
+from bootcd.ostree.stream import Turn
 from bootcd.ostreefmt.objects import Xattr
 
 _QUEUED = 8
@@ -105,10 +106,12 @@ class Rebuilt:
 class Digester:
     """A thread that takes the digest of the archive, reading by itself what is in the repository.
 
-    So the one that parses the archive need not see content that only has to be verified.
+    So the one that parses the archive need not see content that only has to be verified. That one holds the
+    turn, and leaves it to others while it waits for this thread.
     """
 
-    def __init__(self, algorithm: str) -> None:
+    def __init__(self, algorithm: str, turn: Turn) -> None:
+        self._turn = turn
         self._digest = hashlib.new(algorithm)
         self._queue: queue.Queue[list[bytes | tuple[str, int]] | None] = queue.Queue(_QUEUED)
         self._batch: list[bytes | tuple[str, int]] = []
@@ -128,7 +131,8 @@ class Digester:
     def hexdigest(self) -> str:
         """Return the digest of everything, with its algorithm. Raises what reading a file raised."""
         self._flush()
-        self.close()
+        with self._turn.left_to_others():
+            self.close()
         if self._error is not None:
             raise self._error
         return f"{self._digest.name}:{self._digest.hexdigest()}"
@@ -147,7 +151,11 @@ class Digester:
         if self._error is not None:
             raise self._error
         batch, self._batch, self._batch_bytes = self._batch, [], 0
-        self._queue.put(batch)
+        try:
+            self._queue.put_nowait(batch)
+        except queue.Full:
+            with self._turn.left_to_others():
+                self._queue.put(batch)
 
     def _run(self) -> None:
         buffer = memoryview(bytearray(1 << 20))

@@ -35,10 +35,16 @@ class BytePipe(io.RawIOBase):
     """A bounded pipe: the event loop feeds it, one thread reads it.
 
     `abort` ends both sides: the reader gets the error, `feed` becomes a no-op that returns False.
+
+    Args:
+        turn: held by the reader; others have it while the reader waits to be fed.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, limit_bytes: int) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, *, limit_bytes: int, turn: Turn | None = None
+    ) -> None:
         super().__init__()
+        self._turn = turn
         self._loop = loop
         self._limit = limit_bytes
         self._chunks: deque[memoryview] = deque()
@@ -87,9 +93,12 @@ class BytePipe(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # only ever given a memoryview
+        if self._turn is not None and not self._is_fed():
+            # Not with the condition held, for which the event loop would wait.
+            with self._turn.left_to_others():
+                self._wait()
         with self._condition:
-            while not self._chunks and not self._ended and self._error is None:
-                self._condition.wait()
+            self._condition.wait_for(self._is_fed)
             if self._error is not None:
                 raise self._error
             if not self._chunks:
@@ -110,6 +119,13 @@ class BytePipe(io.RawIOBase):
         if wake:
             self._loop.call_soon_threadsafe(self._room.set)
         return filled
+
+    def _is_fed(self) -> bool:
+        return bool(self._chunks) or self._ended or self._error is not None
+
+    def _wait(self) -> None:
+        with self._condition:
+            self._condition.wait_for(self._is_fed)
 
 
 class Turn:
