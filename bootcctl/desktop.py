@@ -18,7 +18,9 @@ from bootcctl.notices import LABELS, Notice
 
 _NAME, _PATH = "org.freedesktop.Notifications", "/org/freedesktop/Notifications"
 _BUS, _BUS_PATH = "org.freedesktop.DBus", "/org/freedesktop/DBus"
-_APPLICATION, _ICON = "System Update", "system-software-update"
+_APPLICATION = "System Update"
+_ICON, _BAD_ICON = "system-software-update", "dialog-warning"
+"By the names all icon themes have, see the Icon Naming Specification."
 _SECS = 10.0
 _NORMAL, _CRITICAL = 1, 2
 _NEVER, _AS_USUAL = 0, -1
@@ -105,7 +107,8 @@ class Desktop:
                 "category": Variant("s", "system"),
             }
             expires = _NEVER if notice.urgent else _AS_USUAL
-            shown = [_APPLICATION, self._id, _ICON, summary, body, actions, hints, expires]
+            icon = _BAD_ICON if notice.bad else _ICON
+            shown = [_APPLICATION, self._id, icon, summary, body, actions, hints, expires]
             [self._id] = await self._call("Notify", "susssasa{sv}i", shown)
         except (TimeoutError, OSError, EOFError, DBusFastError, ValueError, TypeError):
             return False

@@ -35,6 +35,7 @@ class Notice:
     actions: tuple[str, ...] = ()
     urgent: bool = False
     "Stays until it is answered."
+    bad: bool = False
 
 
 def notices(
@@ -83,7 +84,9 @@ def _bad_news(manager: dict[str, Any], history: Sequence[dict[str, Any]], now_us
             continue
         if entry.get("kind") == "rollback" and entry.get("requester") == "health":
             text = _sentence(entry.get("reason", "") or "the first boot of the new version was bad")
-            found.append(Notice(f"rolled-back:{entry.get('uuid')}", "A system update was taken back", text))
+            found.append(
+                Notice(f"rolled-back:{entry.get('uuid')}", "A system update was taken back", text, bad=True)
+            )
         elif failure := _failure(manager, entry):
             found.append(failure)
     return found
@@ -94,9 +97,9 @@ def _failure(manager: dict[str, Any], entry: dict[str, Any]) -> Notice | None:
     if what is None or entry.get("state") != "failed" or exit_code(error_kind(name)) in _PASSING:
         return None
     version = manager.get("AvailableUpdate", {}).get("digest", "")
-    reason = "; ".join(filter(None, (entry.get("error-message", ""), entry.get("hint", ""))))
+    reason = " ".join(_sentence(text) for text in (entry.get("error-message"), entry.get("hint")) if text)
     # One that is tried again and fails in the same way is no news.
-    return Notice(f"failed:{what}:{name}:{version}", f"The system {what} failed", _sentence(reason))
+    return Notice(f"failed:{what}:{name}:{version}", f"The system {what} failed", reason, bad=True)
 
 
 def _ready(manager: dict[str, Any], staged: dict[str, Any]) -> Notice | None:

@@ -183,7 +183,7 @@ class _Notifier:
         except Failure as failure:
             text = f"{failure.message[:1].upper()}{failure.message[1:]}."
             async with self._turn:
-                await self._show(Notice(f"refused:{time.time_ns()}", summary, text))
+                await self._show(Notice(f"refused:{time.time_ns()}", summary, text, bad=True))
 
     def _let_go(self) -> None:
         if self._inhibitor >= 0:

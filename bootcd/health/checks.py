@@ -8,11 +8,13 @@ For what takes the place of what see `bootcd.host.programs`. Checks run in the o
 ones first. One that is good ends with 0; anything it prints goes to the journal.
 
 Where greenboot is not installed, its directories are read as well (https://github.com/fedora-iot/greenboot):
-`/etc/greenboot/check/{required,wanted}.d/*.sh` and the same below /usr/lib, run with bash.
+`{required,wanted}.d` of /usr/lib/greenboot/check and /etc/greenboot/check, where `*.sh` is run with bash
+whatever its mode, and anything else if it is executable. Both places count, also for a name they share.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +22,9 @@ from bootcd.host.programs import find_programs, run_program
 from bootcd.policy.health import Result
 
 OWN = ("usr/lib/bootcd/health.d", "etc/bootcd/health.d")
-GREENBOOT = ("usr/lib/greenboot/check", "etc/greenboot/check")
 "What counts most comes last."
+GREENBOOT = ("usr/lib/greenboot/check", "etc/greenboot/check")
+"In the order they are run in."
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,12 @@ def find_checks(root: Path, *, greenboot: bool) -> list[Check]:
     for name, required in (("required.d", True), ("wanted.d", False)):
         found += [Check(path, required) for path in find_programs(root, OWN, name)]
         if greenboot:
-            scripts = find_programs(root, GREENBOOT, name)
-            found += [Check(path, required, by_bash=True) for path in scripts if path.suffix == ".sh"]
+            paths = [path for place in GREENBOOT for path in find_programs(root, (place,), name)]
+            found += [
+                Check(path, required, by_bash=path.suffix == ".sh")
+                for path in paths
+                if path.suffix == ".sh" or (path.is_file() and os.access(path, os.X_OK))
+            ]
     return found
 
 

@@ -6,7 +6,7 @@ from bootcd.model.host import BootEntry
 from bootcd.policy.schedule import due_after, retry_delay
 from bootcd.policy.window import next_opening
 from bootcd.update.attempts import GIVE_UP_AFTER, name_of
-from bootcd.update.checking import UNASKED, inhibited
+from bootcd.update.checking import UNASKED, booted_badly, inhibited
 from bootcd.update.facts import Facts, Rules
 from bootcd.update.gates import Check, Gate
 from bootcd.update.inhibit import APPLYING as DOING
@@ -16,12 +16,6 @@ from bootcd.update.outside import battery, boot_undecided, called_off, sessions,
 
 def locked(facts: Facts, rules: Rules, staged: BootEntry) -> Gate | None:
     return Gate("locked", "what is staged is locked until it is asked for") if staged.download_only else None
-
-
-def booted_badly(facts: Facts, rules: Rules, staged: BootEntry) -> Gate | None:
-    if facts.health.failure_of(digest_of(staged)):
-        return Gate("booted-badly", "this version booted badly here")
-    return None
 
 
 def attempts(facts: Facts, rules: Rules, staged: BootEntry) -> Gate | None:
@@ -61,7 +55,7 @@ APPLYING: tuple[Check[BootEntry], ...] = (
     *UNASKED,
     locked,
     inhibited(DOING),
-    booted_badly,
+    booted_badly(digest_of),
     attempts,
     scheduled,
     window,

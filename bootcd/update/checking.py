@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from bootcd.update.facts import Facts, Rules
 from bootcd.update.gates import Check, Gate
 from bootcd.update.inhibit import CHECKING as DOING
 from bootcd.update.inhibit import What, holding
+
+S = TypeVar("S")
 
 
 def paused(facts: Facts, rules: Rules, subject: object) -> Gate | None:
@@ -37,6 +42,17 @@ def inhibited(doing: frozenset[What]) -> Check[object]:
     def check(facts: Facts, rules: Rules, subject: object) -> Gate | None:
         if inhibitor := holding(facts.inhibitors, doing, facts.now):
             return Gate("inhibitor", inhibitor.sentence, inhibitor.not_after)
+        return None
+
+    return check
+
+
+def booted_badly(digest: Callable[[S], str]) -> Check[S]:
+    """Return the check whether a version, of which `digest` is told, has booted badly on this host."""
+
+    def check(facts: Facts, rules: Rules, subject: S) -> Gate | None:
+        if failure := facts.health.failure_of(digest(subject)):
+            return Gate("booted-badly", "; ".join(("this version booted badly here", *failure.reasons[:1])))
         return None
 
     return check

@@ -6,7 +6,7 @@ from bootcd.model.errors import OutOfSpace
 from bootcd.model.job import ImageUpdate
 from bootcd.policy.schedule import due_after, retry_delay
 from bootcd.update.attempts import GIVE_UP_AFTER
-from bootcd.update.checking import UNASKED, inhibited
+from bootcd.update.checking import UNASKED, booted_badly, inhibited
 from bootcd.update.facts import Facts, Rules
 from bootcd.update.gates import Check, Gate
 from bootcd.update.inhibit import STAGING as DOING
@@ -31,12 +31,6 @@ def locked(facts: Facts, rules: Rules, update: ImageUpdate) -> Gate | None:
     staged = facts.host.status.staged
     if staged and staged.download_only:
         return Gate("locked", "what is staged is locked, and staging would replace it by something unlocked")
-    return None
-
-
-def booted_badly(facts: Facts, rules: Rules, update: ImageUpdate) -> Gate | None:
-    if failure := facts.health.failure_of(update.digest):
-        return Gate("booted-badly", "; ".join(("this version booted badly here", *failure.reasons[:1])))
     return None
 
 
@@ -77,7 +71,7 @@ STAGING: tuple[Check[ImageUpdate], ...] = (
     read_only,
     locked,
     inhibited(DOING),
-    booted_badly,
+    booted_badly(lambda update: update.digest),
     left,
     downgrade,
     attempts,

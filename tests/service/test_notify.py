@@ -103,9 +103,10 @@ async def test_update_is_told_once_with_actions_and_text_that_is_no_markup(
         record = next(iter(service.records.values()))
         service.records[record.request.uuid] = record.model_copy(update={"finished": datetime.now(UTC)})
         service.publish(state="working")
-        _, replaces, _, summary, body, actions, _, _ = await screen.shown(2)
+        _, replaces, icon, summary, body, actions, _, _ = await screen.shown(2)
         assert (replaces, summary, actions) == (1, "The system update failed", [])
-        assert body == "There is no room; remove something."
+        assert icon == "dialog-warning"
+        assert body == "There is no room. Remove something."
         await stop(command)
         assert len(await mock.calls("Notify")) == 2
         assert await mock.calls("CloseNotification") == []

@@ -62,10 +62,18 @@ def test_checks_of_etc_replace_those_of_the_image_and_required_ones_come_first(t
 
 def test_checks_of_greenboot_run_only_if_asked_for(tmp_path: Path) -> None:
     check = script(tmp_path / "etc/greenboot/check/required.d/01.sh", "true", 0o644)
-    script(tmp_path / "etc/greenboot/check/required.d/README", "true")
+    program = script(tmp_path / "etc/greenboot/check/required.d/02-program", "true")
+    script(tmp_path / "etc/greenboot/check/required.d/README", "true", 0o644)
+    image = script(tmp_path / "usr/lib/greenboot/check/required.d/01.sh", "true")
+    wanted = script(tmp_path / "usr/lib/greenboot/check/wanted.d/01.sh", "true")
 
     assert find_checks(tmp_path, greenboot=False) == []
-    assert find_checks(tmp_path, greenboot=True) == [Check(check, True, by_bash=True)]
+    assert find_checks(tmp_path, greenboot=True) == [
+        Check(image, True, by_bash=True),
+        Check(check, True, by_bash=True),
+        Check(program, True),
+        Check(wanted, False, by_bash=True),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_failure_is_told_once_for_a_version_and_an_error() -> None:
     found = notices(READY, {}, [failed(uuid="u2"), failed()], NOW)
     assert len({notice.key for notice in found}) == 1
     assert found[0].summary == "The system update failed"
-    assert found[0].body == "There is no room; remove something."
+    assert found[0].body == "There is no room. Remove something."
 
 
 @pytest.mark.parametrize(
