@@ -50,7 +50,9 @@ def _add_rechunk(commands: Any) -> None:
     rechunk = commands.add_parser("rechunk", help=text, description=text, allow_abbrev=False)
     rechunk.add_argument("source", metavar="IMAGE", help="image reference, or with a transport: oci:PATH:TAG")
     rechunk.add_argument(
-        "destination", metavar="DESTINATION", help="oci:PATH[:TAG] or oci-archive:PATH[:TAG]"
+        "destination",
+        metavar="DESTINATION",
+        help="docker://NAME[:TAG], oci:PATH[:TAG] or oci-archive:PATH[:TAG]",
     )
     rechunk.add_argument(
         "--previous",
@@ -105,11 +107,10 @@ def _rechunk(options: argparse.Namespace) -> str:
 
     from bootcd.image.packing import Compression, Packing
     from bootcd.image.rechunk import Options, rechunk
+    from bootcd.image.repository import auth_files
     from bootcd.model.job import WorkerSettings
 
-    settings = WorkerSettings(
-        auth_files=(options.authfile,) if options.authfile else (), ca_file=options.ca_file
-    )
+    settings = WorkerSettings(auth_files=auth_files(options.authfile), ca_file=options.ca_file)
     progress = _progress(sys.stderr)
     try:
         report = asyncio.run(
@@ -123,6 +124,7 @@ def _rechunk(options: argparse.Namespace) -> str:
                     architecture=options.arch,
                     spool=options.spool_dir,
                     settings=settings,
+                    authfile=options.authfile,
                     plain_http=options.plain_http,
                     progress=progress,
                 )

@@ -42,6 +42,8 @@ class LayoutWriter:
     def __init__(self, path: Path) -> None:
         """Raises Busy if another one is writing."""
         self.path = path
+        self.image: dict[str, Any] | None = None
+        "The descriptor of the image that was named last."
         self._blobs = path / "blobs/sha256"
         self._blobs.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self._blobs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -76,6 +78,9 @@ class LayoutWriter:
             running.update(data)
         return {"mediaType": media_type, "digest": digest_of(data), "size": len(data)}
 
+    def blob(self, digest: str) -> Path:
+        return self._blobs / digest.removeprefix("sha256:")
+
     def name_image(self, descriptor: dict[str, Any], tag: str) -> None:
         """Enter the image into the index, in the place of the one that had its tag, or of the one without."""
         sync_directory(self._blobs)
@@ -85,6 +90,7 @@ class LayoutWriter:
         ]
         write_atomic(self.path / "oci-layout", _VERSION, mode=0o644)
         write_atomic(self.path / "index.json", to_json(_index([*others, entry])), mode=0o644)
+        self.image = descriptor
 
     def _entries(self) -> list[dict[str, Any]]:
         try:

@@ -39,7 +39,9 @@ from bootcd.image.layering import Component, Layering, plan_layers
 from bootcd.image.layout import LayoutWriter, WrittenLayer, to_json
 from bootcd.image.owners import is_database
 from bootcd.image.packing import Packing
+from bootcd.image.push import push_image
 from bootcd.image.report import RechunkReport, Transfer, UpgradeReport
+from bootcd.image.repository import Repository
 from bootcd.model.errors import InvalidArguments, InvalidManifest, Unsupported
 from bootcd.model.job import WorkerSettings
 from bootcd.oci.changes import layer_changes
@@ -50,7 +52,7 @@ from bootcd.oci.manifest import (
     host_architecture,
     parse_manifest,
 )
-from bootcd.oci.reference import parse_reference
+from bootcd.oci.reference import ImageReference, parse_reference
 from bootcd.oci.resolve import ResolvedImage, digest_of
 from bootcd.oci.strictjson import parse_object
 from bootcd.ostree.image import FINAL_DIFF_ID
@@ -82,6 +84,7 @@ class Options:
     "As in the platform of an index; the machine's own if empty."
     spool: Path = Path("/var/tmp")  # noqa: S108 - files there have no names
     settings: WorkerSettings = field(default_factory=WorkerSettings)
+    authfile: str = ""
     plain_http: bool = False
     progress: Callable[[str], object] = lambda _: None
     "Is told what is being done, now and then; on the event loop."
@@ -105,6 +108,22 @@ async def rechunk(options: Options) -> RechunkReport:
     Raises what reading and writing images raises, InvalidArguments and Unsupported.
     """
     destination = Destination.parse(options.destination)
+    if destination.reference is None:
+        return await _rechunk(options, destination, None)
+    with await Repository.open(
+        destination.reference,
+        authfile=options.authfile,
+        plain_http=options.plain_http,
+        ca_file=options.settings.ca_file,
+    ) as repository:
+        # Told at once, and not after all the work.
+        await asyncio.to_thread(repository.require_writable)
+        return await _rechunk(options, destination, repository)
+
+
+async def _rechunk(
+    options: Options, destination: Destination, repository: Repository | None
+) -> RechunkReport:
     if not options.spool.is_dir():
         raise InvalidArguments(
             f"there is no directory {options.spool} to keep the files of the image in",
@@ -122,14 +141,28 @@ async def rechunk(options: Options) -> RechunkReport:
             keep_times(version.tree, previous.tree if previous else {})
             layering = _plan(version, history, previous, options.max_layers)
             with (
-                host_errors("write the image", path=str(destination.path)),
-                open_destination(destination) as layout,
+                host_errors("write the image", path=str(options.spool if repository else destination.path)),
+                open_destination(destination, options.spool) as layout,
             ):
                 layers = await _write_layers(layout, version, layering, spool, options)
                 manifest = _write_image(
                     layout, version.image, layering, layers, options.packing, destination.tag
                 )
-    return _report(options, version, layering, layers, manifest, previous)
+                sent = None
+                if repository:
+                    mounts = _mounts(previous, repository.reference)
+                    sent = await push_image(repository, layout, mounts=mounts, progress=options.progress)
+    return _report(options, version, layering, layers, manifest, previous, sent)
+
+
+def _mounts(previous: _Version | None, reference: ImageReference) -> dict[str, str]:
+    """Return what another repository of the registry has: the layers of the older version."""
+    if previous is None or (tracked := parse_source(previous.name)).transport != REGISTRY:
+        return {}
+    other = parse_reference(tracked.name)
+    if other.registry != reference.registry or other.repository == reference.repository:
+        return {}
+    return {layer.digest: other.repository for layer in previous.image.manifest.layers}
 
 
 async def _read(name: str, options: Options, spool: Spool, keeps: Callable[[str], bool]) -> _Version:
@@ -345,6 +378,7 @@ def _report(
     layers: Sequence[WrittenLayer],
     data: bytes,
     previous: _Version | None,
+    sent: Transfer | None,
 ) -> RechunkReport:
     manifest = parse_manifest(data, None)
     assert isinstance(manifest, ImageManifest), "just written"
@@ -372,6 +406,7 @@ def _report(
         unpackaged_bytes=sum(m.node.entry.size for m in version.grouping.get(UNPACKAGED, [])),
         before=_whole(version.image.manifest),
         after=_whole(manifest),
+        sent=sent,
         upgrade=upgrade,
     )
 

@@ -47,6 +47,8 @@ class RechunkReport(_Report):
     unpackaged_bytes: int
     before: Transfer
     after: Transfer
+    sent: Transfer | None = None
+    "To the registry, which had the other layers already."
     upgrade: UpgradeReport | None = None
 
     def __str__(self) -> str:
@@ -55,6 +57,8 @@ class RechunkReport(_Report):
             f"  as it was {self.before}",
             f"  rechunked {self.after}",
         ]
+        if self.sent:
+            lines.append(f"  sent      {self.sent}   as the registry lacked them")
         if self.database:
             lines.append(
                 f"Packages: {self.components} components ({self.database}); "

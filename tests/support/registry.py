@@ -176,7 +176,8 @@ class Registry:
             return answer.headers.get("Location", "")
 
     def _config(self) -> dict[str, Any]:
-        http: dict[str, Any] = {"addr": "127.0.0.1:0", "secret": "loopback"}
+        # Where to upload to is said without a host, so that a proxy before it is not passed by.
+        http: dict[str, Any] = {"addr": "127.0.0.1:0", "secret": "loopback", "relativeurls": True}
         if self.certificate:
             http["tls"] = {"certificate": str(self.certificate.path), "key": str(self.certificate.key)}
         config: dict[str, Any] = {

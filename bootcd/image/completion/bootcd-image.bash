@@ -15,7 +15,7 @@ _bootcd_image() {
             elif [[ $previous == --arch ]]; then
                 mapfile -t COMPREPLY < <(compgen -W 'amd64 arm64 ppc64le riscv64 s390x' -- "$current")
             else
-                mapfile -t COMPREPLY < <(compgen -W 'oci: oci-archive:' -f -- "$current")
+                mapfile -t COMPREPLY < <(compgen -W 'docker:// oci: oci-archive:' -f -- "$current")
             fi
             ;;
         *:notes:push)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import subprocess
-import sys
 from collections.abc import AsyncIterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from bootcd.engine.notes import release_notes
 from bootcd.engine.source import open_source
+from bootcd.image.__main__ import main
 from bootcd.model.job import WorkerSettings
 from bootcd.oci.notes import ARTIFACT_TYPE, MAX_NOTES_BYTES
 from bootcd.ostreefmt.origin import TrackedImage
@@ -26,7 +28,7 @@ from tests.support.token_server import TokenServer
 NAME = "example/os"
 TEXT = "# Version 2\n\n- faster\n- \x1b[31mred\x1b[0m\n"
 SHOWN = "# Version 2\n\n- faster\n- [31mred[0m"
-COMMAND = [sys.executable, "-m", "bootcd.image", "notes", "push"]
+COMMAND = ["notes", "push"]
 IMAGE = make_image([make_layer([file("usr/a", b"1")])])
 
 
@@ -51,20 +53,21 @@ def notes(tmp_path: Path) -> Path:
     return path
 
 
-async def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return await asyncio.to_thread(
-        subprocess.run,
-        [str(word) for word in command],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-        env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"},
-    )
+@pytest.fixture(autouse=True)
+def _nobody_is_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG"):
+        monkeypatch.setenv(name, str(tmp_path / "nowhere"))
+
+
+async def push(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    output, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(output), redirect_stderr(errors):
+        status = await asyncio.to_thread(main, [*COMMAND, *map(str, words)])
+    return subprocess.CompletedProcess(words, status, output.getvalue(), errors.getvalue())
 
 
 async def attach(host: str, notes: Path, tag: str = "1") -> str:
-    done = await run(*COMMAND, "--plain-http", f"{host}/{NAME}:{tag}", notes)
+    done = await push("--plain-http", f"{host}/{NAME}:{tag}", notes)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.split()[-1]
 
@@ -97,8 +100,10 @@ async def test_notes_pushed_again_replace_the_first_and_leave_other_referrers(
     assert await find(registry.host) == "second"
     tag = IMAGE.digest.replace(":", "-")
     reference = f"docker://{registry.host}/{NAME}:{tag}"
-    listed = await run("skopeo", "inspect", "--raw", "--tls-verify=false", reference)
-    entries = json.loads(listed.stdout)["manifests"]
+    listed = await asyncio.to_thread(
+        subprocess.check_output, ["skopeo", "inspect", "--raw", "--tls-verify=false", reference]
+    )
+    entries = json.loads(listed)["manifests"]
     assert [entry["artifactType"] for entry in entries] == [ARTIFACT_TYPE] * 2
 
 
@@ -170,7 +175,7 @@ async def test_file_that_is_no_text_is_refused_before_anything(
     path = tmp_path / "notes.md"
     if content is not None:
         path.write_bytes(content)
-    done = await run(*COMMAND, "--plain-http", "127.0.0.1:1/example/os:1", path)
+    done = await push("--plain-http", "127.0.0.1:1/example/os:1", path)
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
@@ -183,7 +188,7 @@ async def test_failures_of_the_registry_are_one_sentence(registry: Registry, not
         ((f"{registry.host}/{NAME}:1",), "does not speak TLS"),
         (("os",), "does not say which registry"),
     ):
-        done = await run(*COMMAND, *arguments, notes)
+        done = await push(*arguments, notes)
         assert done.returncode == 1
         assert words in done.stderr
         assert "Traceback" not in done.stderr
@@ -206,15 +211,15 @@ async def test_login_and_certificate_are_taken_from_files(tmp_path: Path, notes:
         ) as registry,
     ):
         await registry.push(NAME, "1", IMAGE)
-        push = [*COMMAND, f"{registry.host}/{NAME}:1", notes, "--ca-file", authority.path]
-        refused = await run(*push)
+        words = [f"{registry.host}/{NAME}:1", notes, "--ca-file", authority.path]
+        refused = await push(*words)
         assert refused.returncode == 1
         assert "--authfile" in refused.stderr
         login = tmp_path / "auth.json"
         secret = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         login.write_text(json.dumps({"auths": {registry.host: {"auth": secret}}}))
-        done = await run(*push, "--authfile", login)
+        done = await push(*words, "--authfile", login)
         assert (done.returncode, done.stderr) == (0, "")
-        for words in (done.stdout, refused.stderr):
-            assert PASSWORD not in words
-            assert secret not in words
+        for said in (done.stdout, refused.stderr):
+            assert PASSWORD not in said
+            assert secret not in said
