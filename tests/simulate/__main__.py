@@ -10,23 +10,50 @@ seed. Ends with 1 if a machine did what it must never do, or left undone what it
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 from tests.simulate.figures import Figures
 from tests.simulate.world import World
 
+_MEMORY = Path("/dev/shm")
+"Files are written all the time, and synced as on a disk."
 LIFE = 7 * 24 * 60
 "Minutes a machine lives: there are many settings, and DST begins in half of these weeks."
 
 
 def simulate(minutes: int, seed: int, *, until_first: bool = False) -> Figures:
     figures = Figures()
-    while figures.minutes < minutes and not (until_first and figures.violations):
-        figures.machines += 1
-        World(Random(f"{seed} {figures.machines}"), figures).live(min(LIFE, minutes - figures.minutes))
+    watch = _Errors(figures)
+    directory = _MEMORY if _MEMORY.is_dir() else None
+    logging.getLogger("bootcd").addHandler(watch)
+    try:
+        while figures.minutes < minutes and not (until_first and figures.violations):
+            figures.machines += 1
+            with TemporaryDirectory(prefix="bootcd-simulate-", dir=directory) as files:
+                world = World(Random(f"{seed} {figures.machines}"), figures, Path(files))
+                world.live(min(LIFE, minutes - figures.minutes))
+    finally:
+        logging.getLogger("bootcd").removeHandler(watch)
     return figures
+
+
+class _Errors(logging.Handler):
+    """Takes what the service calls an error for a defect."""
+
+    def __init__(self, figures: Figures) -> None:
+        super().__init__(logging.ERROR)
+        self._figures = figures
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.exc_info:
+            text += f": {record.exc_info[1]!r}"
+        self._figures.violations.append(f"an error in the log: {text}")
 
 
 def main() -> int:

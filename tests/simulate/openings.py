@@ -1,4 +1,4 @@
-"""When maintenance windows are open, found by looking at the clock minute after minute.
+"""When maintenance windows are open, found by looking at the clock each minute, and what becomes of each.
 
 It is slow, and shares no idea with `bootcd.policy.window`, which it is to judge: a window starts at the
 minute at which the local clock shows its start for the first time, or, where the clock jumps over the
@@ -7,16 +7,20 @@ start, as much later as it jumps.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 
 from bootcd.policy.window import LONGEST_WINDOW, Window
+from tests.simulate.figures import Figures
 
 MINUTE = timedelta(minutes=1)
 _DAY = timedelta(days=1)
 _BLOCK = 30
 "Days that are looked at in one go."
+
+_TOO_SHORT = "it was too short"
 
 Span = tuple[datetime, datetime]
 
@@ -48,6 +52,11 @@ class Openings:
                     found.append((opens, closes))
         return found
 
+    def closes(self, moment: datetime) -> datetime | None:
+        """Return when the opening that is under way at a moment ends; None if there is none, or no window."""
+        spans = self._block(moment.toordinal() // _BLOCK) if self.windows else []
+        return next((closes for opens, closes in spans if opens <= moment < closes), None)
+
     def _block(self, number: int) -> list[Span]:
         if number not in self._blocks:
             begins = datetime.fromordinal(number * _BLOCK).replace(tzinfo=UTC)
@@ -78,3 +87,51 @@ class Openings:
                 label += MINUTE
             before = local.replace(fold=0)
             moment += MINUTE
+
+
+@dataclass
+class Account:
+    """What becomes of each opening on a machine that applies updates by itself.
+
+    One that is used counts as such; of another the reason is told for which that was so for the longest time.
+    """
+
+    openings: Openings
+    figures: Figures
+    _under_way: bool = False
+    _used: bool = False
+    _reasons: Counter[str] = field(default_factory=Counter)
+    "Seconds of the opening that is under way, by what kept the machine from using it."
+
+    def passes(self, first: datetime, last: datetime, reason: str) -> None:
+        """Look at a span of time in which nothing is done, for a reason; none if all is allowed."""
+        if not self.openings.windows:
+            return
+        for opens, closes in (spans := self.openings.between(first, last)):
+            if opens > first:
+                self._ends()
+            self._under_way = True
+            self._reasons[reason or _TOO_SHORT] += (closes - opens).total_seconds()  # type: ignore[assignment]
+        if not spans or spans[-1][1] < last:
+            self._ends()
+
+    def used(self, now: datetime) -> None:
+        if self.openings.windows:
+            self._under_way = self._used = True
+
+    def breaks(self, reason: str) -> None:
+        """The rest of the opening is not seen."""
+        if self._under_way:
+            self._reasons[reason] += self._reasons.pop(_TOO_SHORT, 0)
+        self._ends()
+
+    def _ends(self) -> None:
+        if self._under_way:
+            self.figures.openings += 1
+            if self._used:
+                self.figures.openings_used += 1
+            else:
+                [(reason, _)] = self._reasons.most_common(1)
+                self.figures.unused[reason] += 1
+        self._under_way = self._used = False
+        self._reasons = Counter()

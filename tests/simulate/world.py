@@ -1,23 +1,26 @@
-"""One machine and what happens to it: facts made up by chance, handed to the real planner.
+"""One machine and what happens to it: facts made up by chance, handed to the real service and its agent.
 
-Nothing here waits: the machine goes from one event to the next, plans at each as the agent does, sleeps as
-long as the agent would, and carries out what was planned. `Oracle` judges what it does.
+Of the service only the jobs, the host and what is around it are made up; its files are real ones. Nothing
+here waits: see `tests.simulate.time`. `Oracle` judges what the machine does.
 """
 
 from __future__ import annotations
 
-import hashlib
-import heapq
+import asyncio
+import contextlib
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta, tzinfo
+import os
+import shutil
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from random import Random
+from typing import Any
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
-from bootcd.agent.alarm import LONGEST_SLEEP_SECS
-from bootcd.agent.memory import Memory
+from bootcd.agent.agent import Agent
+from bootcd.agent.service import Service, Settings
+from bootcd.host.files import write_atomic
 from bootcd.model.errors import (
     BackendFailed,
     BootcdError,
@@ -26,132 +29,124 @@ from bootcd.model.errors import (
     RegistryUnavailable,
 )
 from bootcd.model.health import FailedBoot, HealthRecord
-from bootcd.model.host import (
-    BootEntry,
-    Host,
-    HostSpec,
-    HostState,
-    ImageReferenceStatus,
-    ImageStatus,
-    OstreeStatus,
+from bootcd.model.host import Host, HostSpec, HostState
+from bootcd.model.job import (
+    JobKind,
+    JobOptions,
+    JobRecord,
+    JobState,
+    Outcome,
+    Requester,
+    WorkerSettings,
 )
-from bootcd.model.job import ImageUpdate, JobKind, JobRecord, JobRequest, JobState, Outcome, Requester
-from bootcd.policy.rollout import Rollout
-from bootcd.policy.window import Window, parse_window
-from bootcd.update.attempts import name_of
-from bootcd.update.courtesy import Told
-from bootcd.update.facts import Action, Facts, Mode, Rules
-from bootcd.update.inhibit import How, Inhibitor, What
-from bootcd.update.machine import (
-    WORKING,
-    JobEnded,
-    JobStarted,
-    RebootMissed,
-    RebootRequested,
-    Situation,
-    State,
-    UpdateAbsent,
-    UpdateFound,
-    advance,
-    observe,
-)
-from bootcd.update.pause import Pause, begin_pause
-from bootcd.update.planner import plan
-from bootcd.update.surroundings import Conditions, OnSessions, ShutdownBlock, Surroundings
+from bootcd.model.report import HostReport
+from bootcd.policy.schedule import steady_chance
+from bootcd.update.facts import Rules
+from bootcd.update.inhibit import How, What, Wish
+from bootcd.update.planner import Plan
+from tests.simulate.chance import some_day, some_rules
 from tests.simulate.figures import Figures
-from tests.simulate.oracle import Oracle
+from tests.simulate.oracle import Held, Oracle
+from tests.simulate.surroundings import Around
+from tests.simulate.time import RunningClock, WaitlessLoop
+from tests.simulate.versions import TRACKED, Version
+from tests.simulate.works import Works
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
-_AGENT, _SOMEBODY = Requester(name="agent"), Requester(uid=1000, name="somebody")
-_KINDS = {Action.CHECK: JobKind.CHECK, Action.STAGE: JobKind.UPGRADE, Action.APPLY: JobKind.APPLY}
-_TRACKED = ImageReferenceStatus(image="registry.example/os:prod", transport="registry")
-_ZONES = (
-    *("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "America/Havana", "Asia/Kathmandu"),
-    *("Africa/Cairo", "Pacific/Auckland", "America/Sao_Paulo", "Asia/Beirut", "Africa/Casablanca"),
-)
-_MANY_PLANS = 20
-"More of them at one moment are a loop that never sleeps."
+SOMEBODY = Requester(uid=1000, name="somebody")
+MISSED_SECS = 600.0
+"After which a reboot that was agreed to comes no more."
+_MANY_PLANS = 100
+"More of them while no time is waited for are a loop that never sleeps."
+
+Happening = Callable[[], Awaitable[None]]
 
 
-@dataclass(frozen=True)
-class Version:
-    number: int
-    created: datetime | None
-
-    @property
-    def digest(self) -> str:
-        return f"sha256:{hashlib.sha256(str(self.number).encode()).hexdigest()}"
-
-    @property
-    def update(self) -> ImageUpdate:
-        return ImageUpdate(
-            image=_TRACKED.image, digest=self.digest, version=f"1.{self.number}", created=self.created
-        )
-
-    def entry(self, *, locked: bool = False) -> BootEntry:
-        created = self.created.isoformat() if self.created else None
-        image = ImageStatus(
-            image=_TRACKED,
-            version=f"1.{self.number}",
-            timestamp=created,
-            image_digest=self.digest,
-            architecture="amd64",
-        )
-        checksum = self.digest.removeprefix("sha256:")
-        ostree = OstreeStatus(stateroot="default", checksum=checksum, deploy_serial=0)
-        return BootEntry(image=image, ostree=ostree, download_only=locked)
-
-
-@dataclass
-class Job:
-    record: JobRecord
-    digest: str
-    "What attempts know it by."
-
-
-@dataclass
 class World:
-    random: Random
-    figures: Figures
-    rules: Rules = field(init=False)
-    oracle: Oracle = field(init=False)
-    elapsed: float = 0.0
-    "Seconds since the machine was made, on a clock that nobody sets."
+    """`directory` is for the files of the machine."""
 
-    def __post_init__(self) -> None:
-        self.rules = _rules(self.random)
-        self._base = _some_day(self.random, self.rules.zone)
-        self._skew = timedelta(0)
-        self._events: list[tuple[float, int, Callable[[], bool]]] = []
+    def __init__(self, random: Random, figures: Figures, directory: Path) -> None:
+        self.random = random
+        self.figures = figures
+        self.rules: Rules = some_rules(random)
+        begins = some_day(random, self.rules.zone)
+        self.clock = RunningClock(Random(random.random()), begins)
+        self._state, self._runtime = directory / "state", directory / "run"
+        self._sysroot = directory / "sysroot"
         self._order = itertools.count()
-        self._timer: float | None = None
-        self._identity = self.random.randbytes(16)
-        self._registry = [Version(0, self._base - timedelta(days=9))]
+        self.identity = random.randbytes(16)
+        self._registry = [Version(0, begins - timedelta(days=9))]
         self._replayed: Version | None = None
-        self._unreachable = False
+        self._unreachable = self._fleet_is_busy = False
         self.booted, self.rollback = self._registry[0], None
         self.staged: Version | None = None
         self.locked = self.rollback_queued = False
-        self._memory = Memory()
-        self._situation = Situation()
         self.health = HealthRecord()
-        self.inhibitors: tuple[Inhibitor, ...] = ()
-        self.surroundings = Surroundings(people=())
-        self._told = Told()
-        self._pause: Pause | None = None
-        self.job: Job | None = None
+        self.drivers: set[Path] = set()
+        self.settled_at = 0.0
+        "When the service knows, at the latest, of what others changed on the host."
+        self.rebooting_until = 0.0
+        "When a reboot that was agreed to has come, or is known to come no more."
         self.up = True
-        self._jobs = 0
+        self.started: datetime | None = None
+        "When the service came up; None as long as there is none."
         self._boots = 0
+        self._plans = 0
         self.oracle = Oracle(self)
-        self._start_service()
+        self.around = Around(random, self.clock, self._told)
+        self.works = Works(self)
+        self._service: Service | None = None
+        self._agent: asyncio.Task[None] | None = None
+        self._deeds: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
+        self._ending = asyncio.Event()
+        self._over = False
+
+    @property
+    def now(self) -> datetime:
+        """What the clock of the machine shows."""
+        return self.clock.shown
+
+    @property
+    def elapsed(self) -> float:
+        return self.clock.elapsed
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is at work, or the host about to reboot."""
+        return self.works.current is not None or self.elapsed < self.rebooting_until
+
+    @property
+    def says(self) -> str:
+        """What the service shows of its plans."""
+        if self._service is None:
+            return "nothing"
+        shown = self._service.snapshot
+        return f"{shown.state}, {shown.next_action}, {[gate.name for gate in shown.gates]}"
+
+    # Its life
+
+    def live(self, minutes: float) -> None:
+        with asyncio.Runner(loop_factory=lambda: WaitlessLoop(self.clock, self._passes)) as runner:
+            runner.get_loop().set_exception_handler(self._defect)
+            runner.run(self._live(minutes * MINUTE))
+        self.figures.minutes += min(int(minutes), round(self.elapsed / MINUTE))
+
+    async def _live(self, secs: float) -> None:
+        self._state.mkdir()
+        (self._sysroot / "ostree/deploy").mkdir(parents=True)
+        await self._start_service()
+        self.after(self.random.expovariate(1 / MINUTE), self._answer)
         for mean, happening in (
-            (1 * DAY, self._publish),
+            (DAY / 2, self._publish),
             (4 * DAY, self._replay),
             (4 * DAY, self._lose_registry),
+            (2 * DAY, self._occupy_fleet),
             (1 * DAY, self._inhibit),
+            (4 * DAY, self._drive),
             (4 * HOUR, self._surround),
             (3 * DAY, self._pause_updates),
+            (2 * DAY, self._appoint),
             (2 * DAY, self._set_clock),
             (1 * DAY, self._suspend),
             (3 * DAY, self._restart),
@@ -159,243 +154,222 @@ class World:
             (2 * DAY, self._look),
         ):
             self._recur(mean, happening)
-        self._after(0, lambda: True)
+        while self.elapsed < secs and not self._ending.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(secs - self.elapsed):
+                    await self._ending.wait()
+        self._over = True
+        await self._stop_service()
+        self.oracle.closes()
+        for held in self.oracle.inhibitors:
+            held.release()
+        for deed in self._deeds:
+            deed.cancel()
+        await asyncio.gather(*self._deeds, return_exceptions=True)
 
-    @property
-    def busy(self) -> bool:
-        """Whether a job is at work, or the host about to reboot."""
-        return self.job is not None or self._situation.state is State.REBOOTING
+    def end(self) -> None:
+        """Have its life end before its time."""
+        self._ending.set()
 
-    # Time
+    def after(self, secs: float, happening: Happening) -> None:
+        """Have something happen, one thing after the other."""
 
-    @property
-    def now(self) -> datetime:
-        """What the clock of the machine shows."""
-        return self._base + timedelta(seconds=self.elapsed) + self._skew
+        async def happens() -> None:
+            async with self._turn:
+                if not self._over:
+                    await happening()
 
-    def live(self, minutes: float) -> None:
-        end = minutes * MINUTE
-        while True:
-            due = self._events[0][0]
-            if self._timer is not None and self._timer < due:
-                due = self._timer
-            if due > end:
-                break
-            if due > self.elapsed:
-                self.oracle.passes(due - self.elapsed)
-                self.elapsed = due
-            if self._timer is not None and self._timer <= due:
-                self._timer = None
-                self._think()
-            elif heapq.heappop(self._events)[2]() and self.up:
-                self._think()
-        self.figures.minutes += int(minutes)
+        loop = asyncio.get_running_loop()
+        loop.call_later(secs, lambda: self._begin(happens()))
 
-    def _after(self, secs: float, happening: Callable[[], bool]) -> None:
-        """Have something happen; it says whether the agent hears of it."""
-        heapq.heappush(self._events, (self.elapsed + secs, next(self._order), happening))
+    def _begin(self, deed: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(deed)
+        self._deeds.add(task)
+        task.add_done_callback(self._done)
 
-    def _recur(self, mean: float, happening: Callable[[], bool]) -> None:
-        def happens() -> bool:
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._deeds.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            raise error
+
+    def _recur(self, mean: float, happening: Happening) -> None:
+        async def happens() -> None:
             self._recur(mean, happening)
-            return happening()
+            await happening()
 
-        self._after(self.random.expovariate(1 / mean), happens)
+        self.after(self.random.expovariate(1 / mean), happens)
 
-    # The agent and the service
+    def _passes(self, secs: float) -> None:
+        if secs > 0:
+            self._plans = 0
+            self.oracle.passes(secs)
 
-    @property
-    def host(self) -> Host:
+    def _defect(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.oracle.breach("a defect", f"{context.get('message')}: {context.get('exception')!r}")
+
+    def _do(self, deed: Awaitable[object]) -> None:
+        """Have somebody do something that may be refused."""
+
+        async def done() -> None:
+            with contextlib.suppress(BootcdError):
+                await deed
+
+        self._begin(done())
+
+    # The service
+
+    async def _start_service(self) -> None:
+        self._runtime.mkdir(exist_ok=True)
+        settings = Settings(rules=self.rules, worker=WorkerSettings(sysroot=str(self._sysroot)))
+        self._service = _Watched(
+            self._thinks,
+            manager=self.works,
+            settings=settings,
+            load=lambda: settings,
+            inspect=self._inspect,
+            comparisons=None,
+            state=self._state,
+            runtime=self._runtime,
+            clock=self.clock,
+            version="0",
+            identity=self.identity,
+            boot_id=str(self._boots),
+        )
+        self.rebooting_until = 0.0
+        await self._service.start()
+        self._service.attach(self.around)
+        agent = Agent(self._service, clock=self.clock, chance=steady_chance(self.identity))
+        self.started = self.now
+        self.settled_at = self.elapsed + MINUTE
+        self._agent = asyncio.get_running_loop().create_task(agent.run())
+
+    async def _stop_service(self) -> None:
+        service, agent, self._service, self.started = self._service, self._agent, None, None
+        if service is None or agent is None:
+            return
+        self.around.part()
+        agent.cancel()
+        ended = await asyncio.gather(agent, return_exceptions=True)
+        if not isinstance(ended[0], asyncio.CancelledError):
+            self.oracle.breach("a defect", f"the agent ended: {ended[0]!r}")
+        await service.stop()
+
+    async def _inspect(self, sysroot: str) -> HostReport:
+        await asyncio.sleep(self.random.uniform(0.1, 1.5))
         status = HostState(
             booted=self.booted.entry(),
             staged=self.staged.entry(locked=self.locked) if self.staged else None,
             rollback=self.rollback.entry() if self.rollback else None,
             rollback_queued=self.rollback_queued,
         )
-        return Host(spec=HostSpec(image=_TRACKED), status=status)
+        return HostReport(host=Host(spec=HostSpec(image=TRACKED), status=status))
 
-    @property
-    def pause(self) -> Pause | None:
-        """The one that is in force."""
-        if self._pause and self.now < self._pause.since:
-            self._pause = self._pause.moved(self.now)
-        return None if self._pause is None or self._pause.is_over(self.now) else self._pause
+    def _thinks(self, plan: Plan) -> None:
+        self.figures.plans += 1
+        self._plans += 1
+        if self._plans == _MANY_PLANS:
+            self.oracle.breach("a loop", "the agent plans and plans, and never sleeps")
+            self._plans = 0
+        self.oracle.planned()
 
-    def _start_service(self) -> None:
-        self._memory = Memory.model_validate_json(self._memory.to_json())
-        self._situation = Situation(image=self._memory.image, available=self._memory.available)
-        self.started, self._chance = self.now, self.random.random()
-        self._told = Told()
-        if self.job:
-            self._situation = advance(self._situation, JobStarted(self.job.record.request.kind))
-        self._see()
-
-    def _see(self) -> bool:
-        self._host = self.host
-        self._situation = advance(self._situation, observe(self._host))
-        self._remember(image=self._situation.image, available=self._situation.available)
-        return True
-
-    def _remember(self, **changes: object) -> None:
-        self._memory = self._memory.model_copy(update=changes)
-
-    def _think(self) -> None:
-        for _ in range(_MANY_PLANS):
-            if not self.up:
-                return
-            if self._memory.seen and self._memory.seen > self.now:
-                self._remember(seen=self.now)
-            facts = Facts(
-                now=self.now,
-                started=self.started,
-                chance=self._chance,
-                job_active=self.job is not None,
-                host=self._host,
-                attempts=self._memory.attempts,
-                health=self.health,
-                inhibitors=self.inhibitors,
-                identity=self._identity,
-                first_seen=self._memory.seen,
-                surroundings=self.surroundings,
-                courtesy_until=self._told.at(self.now),
-                pause=self.pause,
-            )
-            made = plan(self._situation, facts, self.rules)
-            self.figures.plans += 1
-            before, self._told = self._told, self._told.after(made.notice, self.now)
-            if self._told != before:
-                self.oracle.told(self._told.until)
-            self.oracle.planned()
-            if not made.is_due(self.now):
-                self._timer = None
-                if made.not_before is not None:
-                    secs = (made.not_before - self.now).total_seconds()
-                    self._timer = self.elapsed + min(secs, LONGEST_SLEEP_SECS)
-                return
-            self.oracle.acts(made.action, self._situation.available, self._memory.seen, self._identity)
-            self._begin(_KINDS[made.action], _AGENT)
-            self._chance = self.random.random()
-        self.oracle.breach("a loop", "the agent plans and plans, and never sleeps")
+    def _told(self, when: datetime | None) -> None:
+        self.oracle.told(when)
+        if when is not None and self.random.random() < 0.2:
+            secs = max(0.0, (when - self.now).total_seconds())
+            self.after(self.random.uniform(0, secs), self._call_off)
 
     # Jobs
 
-    def _begin(self, kind: JobKind, requester: Requester) -> None:
-        """Start a job as the service does; one that cannot be is refused, which counts like a failure."""
-        self._jobs += 1
-        request = JobRequest(uuid=str(UUID(int=self._jobs)), kind=kind)
-        record = JobRecord(number=self._jobs, request=request, requester=requester, created=self.now)
-        if kind is JobKind.APPLY:
-            digest = name_of(self.staged.entry()) if self.staged else ""
-        else:
-            digest = self._situation.available.digest if self._situation.available else ""
-        self.job = Job(record, digest)
-        if self._unreachable and kind is not JobKind.APPLY and self.random.random() < 0.3:
-            self._ended(JobState.FAILED, RegistryUnavailable("gone"), refused=True)
-            return
-        self._situation = advance(self._situation, JobStarted(kind))
-        mean = {JobKind.CHECK: 20.0, JobKind.UPGRADE: 20 * MINUTE, JobKind.APPLY: 15.0}[kind]
-        uuid = request.uuid
-        self._after(self.random.expovariate(1 / mean), lambda: self._finish(uuid))
+    def refusal(self, record: JobRecord) -> BootcdError | None:
+        """Return what a worker finds before it begins."""
+        if record.request.kind is not JobKind.APPLY and self._unreachable and self.random.random() < 0.3:
+            return RegistryUnavailable("gone")
+        return None
 
-    def _finish(self, uuid: str) -> bool:
-        if self.job is None or self.job.record.request.uuid != uuid or not self.up:
-            return False
-        kind, chance = self.job.record.request.kind, self.random.random()
+    def duration(self, record: JobRecord) -> float:
+        mean = {JobKind.CHECK: 20.0, JobKind.UPGRADE: 20 * MINUTE, JobKind.APPLY: 15.0}[record.request.kind]
+        return self.random.expovariate(1 / mean)
+
+    def outcome(self, record: JobRecord) -> Outcome:
+        """Have a worker come to its end, with what it did to the host."""
+        kind, chance = record.request.kind, self.random.random()
         if kind is not JobKind.APPLY and self._unreachable:
-            self._ended(JobState.FAILED, RegistryUnavailable("gone"))
-        elif chance < 0.05:
-            self._ended(JobState.INTERRUPTED)
-        elif kind is JobKind.CHECK:
-            self._ended(JobState.DONE)
-        elif kind is JobKind.UPGRADE:
-            if chance < 0.15:
-                self._ended(JobState.FAILED, InvalidLayer("broken"))
-            else:
-                newest = self.newest
-                if newest not in (self.booted, self.staged):
+            return _failed(RegistryUnavailable("gone"))
+        if chance < 0.05:
+            return Outcome(state=JobState.INTERRUPTED)
+        newest, taken = self.newest, self.newest in (self.booted, self.staged)
+        match kind:
+            case JobKind.CHECK:
+                return Outcome(state=JobState.DONE, update=None if taken else newest.update)
+            case JobKind.UPGRADE if chance < 0.15:
+                return _failed(InvalidLayer("broken"))
+            case JobKind.UPGRADE:
+                if not taken:
                     self.staged, self.locked, self.rollback_queued = newest, False, False
                     self.figures.staged += 1
-                self._ended(JobState.DONE)
-        elif chance < 0.15:
-            self._ended(JobState.FAILED, FleetLockRefused("no slot"))
-        elif chance < 0.2:
-            self._ended(JobState.FAILED, BackendFailed("broken"))
-        else:
-            self._ended(JobState.DONE, reboot=True)
-        return True
+                    self._touch()
+                return Outcome(state=JobState.DONE, changed=not taken, update=newest.update)
+            case _ if record.request.fleet_lock and self._fleet_is_busy:
+                self.figures.refused += 1
+                return _failed(FleetLockRefused("no slot"))
+            case _ if chance < 0.15:
+                return _failed(BackendFailed("broken"))
+            case _:
+                self._agree_to_reboot()
+                return Outcome(state=JobState.DONE, reboot=True)
 
-    def _ended(
-        self,
-        state: JobState,
-        error: BootcdError | None = None,
-        *,
-        reboot: bool = False,
-        refused: bool = False,
-    ) -> None:
-        assert self.job is not None
-        job, self.job = self.job, None
-        outcome = Outcome(state=state, error=error.info() if error else None, reboot=reboot)
-        record = job.record.model_copy(update={"state": state, "finished": self.now, "outcome": outcome})
-        kind = record.request.kind
-        self._see()
-        if state is JobState.DONE and kind in (JobKind.CHECK, JobKind.UPGRADE):
-            if kind is JobKind.CHECK and self.newest not in (self.booted, self.staged):
-                self._found(self.newest)
-            else:
-                self._situation = advance(self._situation, UpdateAbsent())
-        if reboot:
-            self._situation = advance(self._situation, RebootRequested())
-            missed = self.random.random() < 0.1
-            self._after(*((600.0, self._miss) if missed else (self.random.uniform(1, 90), self._go_down)))
-        if not refused:
-            self._situation = advance(self._situation, JobEnded())
-        self._remember(
-            image=self._situation.image,
-            available=self._situation.available,
-            attempts=self._memory.attempts.after(record, digest=job.digest),
-        )
-        self.oracle.ended(record, job.digest)
-
-    def _found(self, version: Version) -> None:
-        self._situation = advance(self._situation, UpdateFound(version.update))
-        if self._memory.seen_digest != version.digest or self._memory.seen is None:
-            self._remember(seen=self.now, seen_digest=version.digest)
-
-    def _miss(self) -> bool:
-        if self._situation.state is State.REBOOTING and self.up and not self.job:
-            self._situation = advance(self._situation, RebootMissed())
-        return True
+    def _agree_to_reboot(self) -> None:
+        missed = self.random.random() < 0.1
+        secs = MISSED_SECS if missed else self.random.uniform(1, 90)
+        self.rebooting_until = self.elapsed + secs + 2
+        if not missed:
+            self.after(secs, self._go_down)
 
     # Boots
 
-    def _go_down(self) -> bool:
+    async def _go_down(self) -> None:
         """Reboot; what was staged, or queued, is booted after a while."""
         if not self.up:
-            return False
-        if self.job:
-            self._ended(JobState.INTERRUPTED)
-        self.up, self._timer = False, None
+            return
+        self.up = False
         self.figures.reboots += 1
-        self._after(self.random.uniform(30, 600), self._boot)
-        return False
+        await self.works.kill()
+        await self._stop_service()
+        self.oracle.goes_down()
+        self.after(self.random.uniform(30, 600), self._boot)
 
-    def _boot(self) -> bool:
-        new = self.staged if not self.locked else None
+    async def _boot(self) -> None:
+        new = self.staged if self.staged and not self.locked and not self.staged.unfinished else None
         if new:
-            self.booted, self.rollback, self.staged = new, self.booted, None
+            self.booted, self.rollback = new, self.booted
         elif self.rollback_queued and self.rollback:
             self.booted, self.rollback = self.rollback, self.booted
         self.staged, self.locked, self.rollback_queued = None, False, False
-        self.up, self.inhibitors = True, ()
-        self.surroundings = replace(self.surroundings, people=(), shutdown_blocks=())
+        self.up = True
+        self.drivers.clear()
+        await asyncio.to_thread(shutil.rmtree, self._runtime)
+        self.around.change(people=(), shutdown_blocks=(), boot_undecided=self.random.random() < 0.7)
         self._boots += 1
-        if new and self.rollback and self.random.random() < 0.15:
+        if new and self.rollback and new.bad:
             self.booted, self.rollback = self.rollback, new
             self.figures.rolled_back += 1
             failure = FailedBoot(uuid=str(UUID(int=self._boots)), digest=new.digest, time=self.now)
-            self.health = self.health.with_failure(failure)
-        self._start_service()
-        return True
+            self._write_health(self.health.with_failure(failure))
+        self.oracle.boots()
+        await self._start_service()
+        self.after(self.random.expovariate(1 / MINUTE), self._answer)
+        self.after(self.random.expovariate(1 / (10 * MINUTE)), self._decide)
+
+    async def _answer(self) -> None:
+        self.around.answer()
+
+    async def _decide(self) -> None:
+        self.around.change(boot_undecided=False)
+
+    def _write_health(self, record: HealthRecord) -> None:
+        self.health = record
+        write_atomic(self._state / "health.json", record.model_dump_json().encode())
+        self.settled_at = self.elapsed + 10
 
     # What happens
 
@@ -404,125 +378,182 @@ class World:
         """What the registry, or a mirror that is not honest, hands out."""
         return self._replayed or self._registry[-1]
 
-    def _publish(self) -> bool:
-        true = self._base + timedelta(seconds=self.elapsed)
-        created = self.random.choice((true, true, true, datetime(1970, 1, 1, tzinfo=UTC), None))
-        self._registry.append(Version(len(self._registry), created))
-        return False
+    def _touch(self) -> None:
+        """Show that something on the host has changed."""
+        os.utime(self._sysroot / "ostree/deploy")
+        self.settled_at = self.elapsed + 10
 
-    def _replay(self) -> bool:
+    async def _publish(self) -> None:
+        created = self.random.choice((*[self.clock.true] * 3, datetime(1970, 1, 1, tzinfo=UTC), None))
+        self._registry.append(
+            Version(
+                len(self._registry),
+                created,
+                rollout_secs=self.random.choice((0, 0, 6 * HOUR)),
+                bad=self.random.random() < 0.15,
+                unfinished=self.random.random() < 0.05,
+            )
+        )
+
+    async def _replay(self) -> None:
         """Have a mirror hand out what it handed out before."""
         self._replayed = self.random.choice(self._registry)
 
-        def over() -> bool:
+        async def over() -> None:
             self._replayed = None
-            return False
 
-        self._after(self.random.expovariate(1 / (12 * HOUR)), over)
-        return False
+        self.after(self.random.expovariate(1 / (12 * HOUR)), over)
 
-    def _lose_registry(self) -> bool:
+    async def _lose_registry(self) -> None:
         self._unreachable = True
 
-        def found() -> bool:
+        async def found() -> None:
             self._unreachable = False
-            return False
 
-        self._after(self.random.expovariate(1 / (8 * HOUR)), found)
-        return False
+        self.after(self.random.expovariate(1 / (8 * HOUR)), found)
 
-    def _inhibit(self) -> bool:
+    async def _occupy_fleet(self) -> None:
+        self._fleet_is_busy = True
+
+        async def free() -> None:
+            self._fleet_is_busy = False
+
+        self.after(self.random.expovariate(1 / (12 * HOUR)), free)
+
+    async def _inhibit(self) -> None:
+        if self._service is None:
+            return
         what = tuple(item for item in What if self.random.random() < 0.5) or (What.REBOOT,)
         secs = self.random.expovariate(1 / (4 * HOUR))
         ends = self.now + timedelta(seconds=secs) if self.random.random() < 0.5 else None
-        number = next(self._order)
-        held = Inhibitor(
-            number=number, what=what, who="backup", why="it runs", how=How.BLOCK, uid=0, not_after=ends
-        )
-        self.inhibitors += (held,)
+        wish = Wish(what=what, who="backup", why="it runs", how=How.BLOCK, uid=0, not_after=ends)
+        held = Held(frozenset(what), ends, self.elapsed)
+        self.oracle.inhibitors.append(held)
+        try:
+            held.descriptor = await self._service.inhibit(wish)
+        except BootcdError:
+            held.release()
 
-        def released() -> bool:
-            self.inhibitors = tuple(known for known in self.inhibitors if known.number != number)
-            return True
+        async def released() -> None:
+            held.release()
+            self.settled_at = max(self.settled_at, self.elapsed + 1)
 
-        self._after(secs, released)
-        return True
+        self.after(secs * (1 if ends is None else self.random.uniform(0.5, 2)), released)
 
-    def _surround(self) -> bool:
-        """Something changes around the host, or somebody comes or goes."""
-        known = self.surroundings
-        match self.random.randrange(5):
-            case 0 | 1:
-                known = replace(known, people=() if known.people else ("ann",))
-            case 2:
-                known = replace(known, metered=self.random.choice((None, False, True)))
-            case 3:
-                on_battery, percent = self.random.random() < 0.5, self.random.randrange(101)
-                known = replace(known, on_battery=on_battery, battery_percent=percent)
-            case _:
-                blocks = () if known.shutdown_blocks else (ShutdownBlock("backup", "copying"),)
-                known = replace(known, shutdown_blocks=blocks)
-        self.surroundings = known
-        return True
+    async def _drive(self) -> None:
+        """Another program takes over, for a while or until the next boot."""
+        if self._service is None:
+            return
+        directory = self._runtime / "driver.d"
+        directory.mkdir(exist_ok=True)
+        path = directory / f"{next(self._order)}.toml"
+        path.write_text('name = "fleet-agent"\n')
+        self.drivers.add(path)
+        self.settled_at = self.elapsed + 2
 
-    def _pause_updates(self) -> bool:
-        """Somebody wants to be left alone, until a time or until he says so."""
-        secs = self.random.expovariate(1 / (12 * HOUR))
+        async def over() -> None:
+            if path in self.drivers:
+                path.unlink()
+                self.drivers.discard(path)
+                self.settled_at = self.elapsed + 2
+
+        self.after(self.random.expovariate(1 / (8 * HOUR)), over)
+
+    async def _surround(self) -> None:
+        self.around.change_one()
+
+    async def _pause_updates(self) -> None:
+        """Somebody wants to be left alone, until a time or until they say so."""
+        if self._service is None:
+            return
+        secs = self.random.expovariate(1 / (12 * HOUR)) + 1
         until = None if self.random.random() < 0.5 else self.now + timedelta(seconds=secs)
-        self._pause = begin_pause(self.now, until, 1000)
+        self.oracle.paused(until)
+        await self._service.pause(until, SOMEBODY)
 
-        def over() -> bool:
-            self._pause = None
-            return True
+        async def over() -> None:
+            if self._service is None:
+                self.after(MINUTE, over)
+            elif self.oracle.pause_needs_an_end:
+                self.oracle.resumed()
+                await self._service.resume(SOMEBODY)
 
-        self._after(secs, over)
-        return True
+        self.after(secs, over)
 
-    def _set_clock(self) -> bool:
+    async def _appoint(self) -> None:
+        """Somebody wants the host to reboot at a time of their own, or calls that off."""
+        if self._service is None:
+            return
+        if self.random.random() < 0.2:
+            await self._service.cancel_apply(SOMEBODY)
+            self.oracle.appointed(None)
+            return
+        when = self.now + timedelta(seconds=self.random.expovariate(1 / (3 * HOUR)) + 5)
+        forced = self.random.random() < 0.2
+        with contextlib.suppress(BootcdError):
+            await self._service.schedule_apply(when, SOMEBODY, JobOptions(ignore_inhibitors=forced))
+            self.figures.appointments += 1
+            self.oracle.appointed(when, forced=forced)
+
+    async def _call_off(self) -> None:
+        if self.around.call_off():
+            self.figures.called_off += 1
+            self.oracle.called_off()
+
+    async def _set_clock(self) -> None:
         """Nobody tells the agent. In the end somebody finds that it is wrong."""
         self.figures.clock_jumps += 1
         span = self.random.choice((10, MINUTE, HOUR, DAY, 40 * DAY, 3652 * DAY))
-        self._skew = timedelta(seconds=self.random.uniform(-span, span))
-        self.oracle.disturbed()
+        self.clock.skew = timedelta(seconds=self.random.uniform(-span, span))
+        self.oracle.clock_was_set()
 
-        def right() -> bool:
-            self._skew = timedelta(0)
-            self.oracle.disturbed()
-            return False
+        async def right() -> None:
+            self.clock.skew = timedelta(0)
+            self.oracle.clock_was_set()
 
-        self._after(self.random.expovariate(1 / (6 * HOUR)), right)
-        return False
+        self.after(self.random.expovariate(1 / (6 * HOUR)), right)
 
-    def _suspend(self) -> bool:
+    async def _suspend(self) -> None:
         """Sleep; the timers of the agent stand still meanwhile."""
+        if not self.up:
+            return
         self.figures.suspends += 1
         secs = self.random.expovariate(1 / (5 * HOUR))
-        self.elapsed += secs
-        if self._timer is not None:
-            self._timer += secs
-        self.oracle.disturbed()
-        return False
+        self.oracle.sleeps(secs)
+        self.clock.sleep(secs)
+        if self.elapsed - secs < self.rebooting_until:
+            self.rebooting_until += secs
+        if self.elapsed - secs < self.settled_at:
+            self.settled_at += secs
 
-    def _restart(self) -> bool:
-        if self.up and self._situation.state is not State.REBOOTING:
-            self.figures.restarts += 1
-            self._start_service()
-            return True
-        return False
+    async def _restart(self) -> None:
+        if self._service is None:
+            return
+        self.figures.restarts += 1
+        await self._stop_service()
+        self.oracle.restarted()
 
-    def _look(self) -> bool:
-        return self._see() if self.up else False
+        async def again() -> None:
+            if self.up and self._service is None:
+                await self._start_service()
+                self.after(self.random.expovariate(1 / MINUTE), self._answer)
 
-    def _meddle(self) -> bool:
+        self.after(self.random.expovariate(1 / MINUTE), again)
+
+    async def _look(self) -> None:
+        self._touch()
+
+    async def _meddle(self) -> None:
         """Somebody at the machine does what people do."""
-        if not self.up or self._situation.state is State.REBOOTING:
-            return False
+        service = self._service
+        if service is None or self.elapsed < self.rebooting_until:
+            return None
         deed = self.random.choice(("cancel", "upgrade", "lock", "drop", "rollback", "reboot", "clear"))
         match deed:
-            case "cancel" if self.job:
-                self._ended(JobState.CANCELLED)
-            case "upgrade" if not self.job and self._situation.state not in WORKING:
-                self._begin(JobKind.UPGRADE, _SOMEBODY)
+            case "cancel" if self.works.current:
+                self._do(service.cancel(self.works.current.request.uuid))
+            case "upgrade":
+                self._do(service.begin(JobKind.UPGRADE, SOMEBODY))
             case "lock" if self.staged:
                 self.locked = not self.locked
             case "drop":
@@ -530,52 +561,26 @@ class World:
             case "rollback" if self.rollback and not self.staged:
                 self.rollback_queued = not self.rollback_queued
             case "reboot":
-                return self._go_down()
+                return await self._go_down()
             case "clear":
-                self.health = self.health.model_copy(update={"failures": ()})
+                self._write_health(self.health.without_failures())
             case _:
                 pass
-        return self._see()
+        return self._touch()
 
 
-def _rules(random: Random) -> Rules:
-    zone = ZoneInfo(random.choice(_ZONES))
-    windows: list[Window] = []
-    for _ in range(random.choice((0, 1, 1, 2, 3))):
-        days = random.sample(("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"), random.randrange(1, 8))
-        start = f"{','.join(days)} {random.randrange(24):02}:{random.choice((0, 0, 15, 30, 59)):02}"
-        length = random.choice((1, 5, 30, 60, 240, 1440, 10080))
-        windows.append(parse_window(start, timedelta(minutes=length)))
-    rollout = Rollout(
-        wariness=random.choice((0.0, 0.5, random.random(), 1.0)),
-        period=random.choice((None, timedelta(hours=6), timedelta(days=2))),
-        minimum_age=random.choice((timedelta(0), timedelta(hours=12))),
-    )
-    return Rules(
-        mode=random.choices((Mode.APPLY, Mode.STAGE, Mode.CHECK, Mode.OFF), (16, 2, 1, 1))[0],
-        interval=timedelta(hours=random.choice((1, 6, 24, 72))),
-        jitter=timedelta(minutes=random.choice((0, 30, 600))),
-        windows=tuple(windows),
-        zone=zone,
-        rollout=rollout,
-        conditions=Conditions(
-            metered=random.random() < 0.7,
-            sessions=random.choices((OnSessions.WARN, OnSessions.WAIT, OnSessions.IGNORE), (4, 1, 1))[0],
-            courtesy=timedelta(minutes=random.choice((1, 10, 60))),
-        ),
-    )
+class _Watched(Service):
+    """The real one, with somebody who hears of each plan."""
+
+    def __init__(self, thinks: Callable[[Plan], None], **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._thinks = thinks
+
+    def plan(self, *, now: datetime, started: datetime, chance: float) -> Plan:
+        made = super().plan(now=now, started=started, chance=chance)
+        self._thinks(made)
+        return made
 
 
-def _some_day(random: Random, zone: tzinfo) -> datetime:
-    """Return a day of some year; often one soon before the clock changes."""
-    moment = datetime(random.randrange(2018, 2032), 1, 1, tzinfo=UTC) + timedelta(
-        seconds=random.randrange(365 * 86400)
-    )
-    if random.random() < 0.6:
-        for _ in range(366):
-            if (moment + timedelta(days=5)).astimezone(zone).utcoffset() != moment.astimezone(
-                zone
-            ).utcoffset():
-                break
-            moment += timedelta(days=1)
-    return moment
+def _failed(error: BootcdError) -> Outcome:
+    return Outcome(state=JobState.FAILED, error=error.info())
