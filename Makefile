@@ -46,7 +46,7 @@ fuzz: setup      ## look for inputs that break a parser of untrusted bytes (FUZZ
 	@.venv/bin/uv pip install --quiet --group fuzz || true
 	@$(PYTHON) -m tests.fuzz $(FUZZ)
 
-simulate: setup  ## let machines live for a million minutes with the real planner, and judge what they do
+simulate: setup  ## let machines live for a million minutes with the real service, and judge what they do
 	@$(PYTHON) -m tests.simulate $(SIMULATE)
 
 fuzz-bus: setup  ## call every member of the bus interface with nonsense, for ten minutes (SECS=600)

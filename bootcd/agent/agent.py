@@ -65,10 +65,11 @@ class Agent:
             await self._rest(_BUSY_SECS)
 
     async def _wait(self, plan: Plan) -> None:
-        if plan.not_before is None:
+        until = min((time for time in (plan.not_before, plan.notice_from) if time), default=None)
+        if until is None:
             await self._wake.wait()
         else:
-            await self._rest((plan.not_before - self._clock.now()).total_seconds())
+            await self._rest((until - self._clock.now()).total_seconds())
 
     async def _rest(self, secs: float) -> None:
         """Return after a time, or as soon as something happens."""

@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Callable
 from datetime import datetime
+from typing import Protocol
 
+from bootcd.agent.alarm import Alarm
 from bootcd.host.clock import Clock
-from bootcd.update.courtesy import CALLED_OFF, Told
+from bootcd.update.courtesy import CALLED_OFF, REHEARSED_FOR, Told
 
-Tell = Callable[[datetime | None], Awaitable[None]]
-"Tell people when the host reboots, or with None that it does not; raises nothing."
+log = logging.getLogger(__name__)
+
+
+class Teller(Protocol):
+    """The part of `bootcd.agent.interface.Outside` that is about people."""
+
+    async def tell(self, when: datetime | None) -> None: ...
+    async def called_off(self) -> bool: ...
 
 
 class Courtesy:
-    """Follows the plans: who was told once is told again only of another time."""
+    """Follows the plans: who was told once is told again only of another time.
 
-    def __init__(self, clock: Clock) -> None:
+    Whether somebody has called the reboot off is asked when it is time for it, whatever else is in its way
+    then, and before people are told anything else. `on_off` is called when somebody has.
+    """
+
+    def __init__(self, clock: Clock, on_off: Callable[[], None]) -> None:
         self._clock = clock
+        self._on_off = on_off
         self._told = Told()
+        self._announced: datetime | None = None
+        "What people were told last; by then they may have to be told something else."
+        self.off: datetime | None = None
+        "The time of the reboot that was called off last."
         self._off_until: datetime | None = None
-        self._tell: Tell | None = None
+        self._teller: Teller | None = None
+        self._alarm = Alarm(clock, self._ring)
         self._task: asyncio.Task[None] | None = None
         self._untold = False
 
-    def by(self, tell: Tell) -> None:
+    def by(self, teller: Teller) -> None:
         """Have people told by this."""
-        self._tell = tell
+        self._teller = teller
 
     @property
     def until(self) -> datetime | None:
@@ -40,26 +59,54 @@ class Courtesy:
         if self._told.until == before:
             return
         self._untold = True
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._keep_telling())
+        self._begin()
 
     @property
     def off_until(self) -> datetime | None:
         """Until when a reboot that was called off does not come."""
         return self._off_until
 
-    def call_off(self) -> None:
-        """Forget what people were told, as one of them has called it off."""
-        self._told = Told()
-        self._off_until = self._clock.now() + CALLED_OFF
+    async def called_off(self, when: datetime | None = None) -> bool:
+        """Tell whether the reboot people were told of is not to come, or was not at a time that is over."""
+        before = self._off_until
+        self._begin()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        return self._off_until != before or (when is not None and self.off == when)
 
     async def stop(self) -> None:
+        self._alarm.set(None)
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
 
+    def _ring(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._keep_telling())
+
     async def _keep_telling(self) -> None:
-        """Tell the newest time; one that changed meanwhile is told next."""
-        while self._untold and self._tell is not None:
+        """Ask whether it is called off; then tell the newest time, and one that changed meanwhile next."""
+        await self._ask()
+        while self._untold and self._teller is not None:
             self._untold = False
-            await self._tell(self._told.until)
+            self._announced = self._told.until
+            self._alarm.set(self._announced)
+            await self._teller.tell(self._announced)
+            if self._untold:
+                await self._ask()
+
+    async def _ask(self) -> None:
+        """Forget what people were told if one of them has called it off."""
+        when = self._announced
+        # Later the rehearsal is gone anyway.
+        if self._teller is None or when is None or self._clock.now() >= when + REHEARSED_FOR:
+            return
+        if not await self._teller.called_off():
+            return
+        log.info("somebody who is logged in has called the reboot off")
+        self._told, self._announced, self.off = Told(), None, when
+        self._off_until = self._clock.now() + CALLED_OFF
+        self._on_off()

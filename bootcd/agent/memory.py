@@ -6,6 +6,7 @@ A file that cannot be understood is therefore ignored, and fields of later versi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
@@ -17,6 +18,17 @@ from bootcd.update.attempts import Attempts
 from bootcd.update.pause import Pause
 
 _LIMIT = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class JobAtWork:
+    """What has to be known at the end of a job, which may be told to another service than its beginning."""
+
+    uuid: str = ""
+    digest: str = ""
+    "What it is about, as `Attempts.after` takes it."
+    boot_id: str = ""
+    "Of the boot in which it began; empty if that is not known."
 
 
 class Memory(BaseModel):
@@ -37,6 +49,8 @@ class Memory(BaseModel):
     notes_digest: str = ""
     "The release notes that were found last, and the image they are of."
     generation: int = 0
+    job: JobAtWork = JobAtWork()
+    "The last one."
     pause: Pause | None = None
     appointment: Appointment | None = None
     fingerprint: str = ""

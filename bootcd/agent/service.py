@@ -24,7 +24,7 @@ from bootcd.agent.health import HealthFile, clear_failures, history_entry
 from bootcd.agent.inhibition import Inhibition
 from bootcd.agent.inspection import HostWatcher
 from bootcd.agent.interface import Outside
-from bootcd.agent.memory import Memory, load_memory
+from bootcd.agent.memory import JobAtWork, Memory, load_memory
 from bootcd.agent.pausing import Pausing
 from bootcd.agent.publication import Publication, render_service
 from bootcd.agent.snapshot import Change, JobAdded, JobChanged, NextAction, Snapshot, SnapshotChanged
@@ -59,7 +59,6 @@ from bootcd.ostreefmt.origin import REGISTRY, TrackedImage
 from bootcd.update import machine
 from bootcd.update.appointment import Appointment, make_appointment
 from bootcd.update.attempts import name_of
-from bootcd.update.courtesy import REHEARSED_FOR
 from bootcd.update.facts import Action, Facts, Rules
 from bootcd.update.gates import Gate
 from bootcd.update.inhibit import Wish, require_uninhibited
@@ -134,7 +133,6 @@ class Service:
         self._memory = Memory()
         self._situation = Situation()
         self._running: JobRecord | None = None
-        self._digest_at_start = ""
         self._next_action = NextAction()
         self._started, self._chance = clock.now(), 0.0
         "As of the last plan."
@@ -143,7 +141,7 @@ class Service:
             version=version, backend=backend, state=self._situation.state.value, state_since=clock.now()
         )
         self._outside: Outside | None = None
-        self._courtesy = Courtesy(clock)
+        self._courtesy = Courtesy(clock, self._on_called_off)
         self._reboot: asyncio.TimerHandle | None = None
         self._watching = False
         "Jobs that were at work before this service have been taken up."
@@ -323,8 +321,15 @@ class Service:
         self._remember(appointment=self._appointments.made)
         self._refresh()
 
+    def _on_called_off(self) -> None:
+        made = self._appointments.made
+        if made is not None and made.when == self._courtesy.off:
+            self._appointments.make(None)
+            self._remember(appointment=None)
+        self._refresh()
+
     async def _begin_appointed(self, made: Appointment) -> None:
-        if await self._called_off():
+        if await self._courtesy.called_off(made.when):
             raise WrongState("somebody who is logged in has called it off")
         await self.begin(JobKind.APPLY, made.requester, made.options)
 
@@ -363,7 +368,7 @@ class Service:
     def attach(self, outside: Outside) -> None:
         """Follow by it what surrounds the host, as far as the settings need that, and tell people."""
         self._outside = outside
-        self._courtesy.by(outside.tell)
+        self._courtesy.by(outside)
         self._watch_surroundings()
 
     def _watch_surroundings(self) -> None:
@@ -430,7 +435,7 @@ class Service:
         A refusal counts like a job that failed, so that it is tried again later and not at once; then
         the result is None, as of a reboot that somebody has called off. Raises Busy.
         """
-        if action is Action.APPLY and await self._called_off():
+        if action is Action.APPLY and await self._courtesy.called_off():
             return None
         kind = _KINDS[action]
         try:
@@ -441,19 +446,6 @@ class Service:
             log.warning("background %s was refused: %s", kind, error.message)
             self._refused(kind, error)
             return None
-
-    async def _called_off(self) -> bool:
-        """Tell whether the reboot people were told of is not to come, and remember it."""
-        until, now = self._courtesy.until, self._clock.now()
-        # Later the rehearsal is gone anyway.
-        if until is None or self._outside is None or not until <= now < until + REHEARSED_FOR:
-            return False
-        if not await self._outside.called_off():
-            return False
-        log.info("somebody who is logged in has called the reboot off")
-        self._courtesy.call_off()
-        self._refresh()
-        return True
 
     # The host
 
@@ -498,7 +490,7 @@ class Service:
         match event:
             case JobAdded(record) if not record.state.ended:
                 self._running = record
-                self._digest_at_start = self._digest_of(record.request.kind)
+                self._remember_job(record)
                 self._step(machine.JobStarted(record.request.kind))
             case JobChanged(record) if record.state.ended:
                 self._running = None
@@ -511,6 +503,14 @@ class Service:
         self._tell(event)
         self._refresh()
 
+    def _remember_job(self, record: JobRecord) -> None:
+        if self._memory.job.uuid == record.request.uuid:
+            return  # of an earlier service
+        # Of what was at work before this service, and not known to an earlier one, nobody can tell the boot.
+        boot_id = self._boot_id if self._watching else ""
+        digest = self._digest_of(record.request.kind)
+        self._remember(job=JobAtWork(record.request.uuid, digest, boot_id))
+
     def _job_ended(self, record: JobRecord) -> None:
         outcome = record.outcome or Outcome(state=record.state)
         if record.state is JobState.DONE:
@@ -521,12 +521,13 @@ class Service:
                 record.request.kind in (JobKind.CHECK, JobKind.UPGRADE) and not record.request.from_downloaded
             ):
                 self._step(machine.UpdateAbsent())
-        # One that ended before this service began to watch has had its reboot: this is the boot after it.
-        if outcome.reboot and self._watching:
+        # One of another boot has had its reboot; a soft one does not begin another.
+        ahead = self._memory.job.boot_id == self._boot_id and (self._watching or not outcome.soft_reboot)
+        if outcome.reboot and ahead:
             self._step(machine.RebootRequested())
             self._reboot = asyncio.get_running_loop().call_later(REBOOT_SECS, self._reboot_missed)
         self._step(machine.JobEnded())
-        self._attempted(record, self._digest_at_start)
+        self._attempted(record, self._memory.job.digest)
 
     def _found(self, update: ImageUpdate) -> None:
         known, now = self._situation.available, self._clock.now()

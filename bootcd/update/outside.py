@@ -76,12 +76,20 @@ def sessions(facts: Facts, rules: Rules, subject: object) -> Gate | None:
 
 
 def courtesy_from(now: datetime, rules: Rules) -> datetime:
-    """Return when the host may reboot if people are told now; a window that is open leaves them less."""
+    """Return when the host may reboot if people are told now; a window that closes soon leaves them less."""
     until = now + rules.conditions.courtesy
     opening = next_opening(rules.windows, rules.zone, now) if rules.windows else None
-    if opening is None or not opening.contains(now) or opening.closes - _MARGIN <= now:
+    if opening is None:
         return until
-    return min(until, opening.closes - _MARGIN)
+    until = max(until, opening.opens)
+    last = opening.closes - _MARGIN
+    return min(until, last) if last > max(now, opening.opens) else until
+
+
+def telling_from(now: datetime, rules: Rules) -> datetime:
+    """Return from when on people are told, so that the host may reboot as soon as a window opens."""
+    opening = next_opening(rules.windows, rules.zone, now) if rules.windows else None
+    return now if opening is None else max(now, opening.opens - rules.conditions.courtesy)
 
 
 def _logged_in(people: tuple[str, ...]) -> str:

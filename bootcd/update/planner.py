@@ -11,14 +11,15 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from bootcd.policy.schedule import next_check
-from bootcd.update.applying import APPLYING
+from bootcd.update.applying import APPLYING, window
 from bootcd.update.attempts import Attempts
 from bootcd.update.checking import CHECKING
 from bootcd.update.facts import Action, Facts, Mode, Rules
 from bootcd.update.gates import Check, Gate, S, all_open, longest, merged, shut
 from bootcd.update.machine import WORKING, Situation, State
-from bootcd.update.outside import courtesy_from, sessions
+from bootcd.update.outside import courtesy_from, sessions, telling_from
 from bootcd.update.staging import STAGING
+from bootcd.update.surroundings import OnSessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +30,26 @@ class Plan:
     "When to act, at once if past; None if nothing is planned until something happens."
     gates: tuple[Gate, ...] = ()
     "All that are shut, of whatever there is to do."
+    notice: datetime | None = None
+    "When the host reboots, if people have to be told now."
+    notice_from: datetime | None = None
+    "When people will have to be told, if that is before the reboot can come; None if they have been."
 
     def is_due(self, now: datetime) -> bool:
         return self.not_before is not None and self.not_before <= now
-
-    @property
-    def notice(self) -> datetime | None:
-        """When the host reboots, if that waits for nothing but people who have to be told."""
-        match [gate for gate in self.gates if Action.APPLY in gate.actions]:
-            case [Gate(name="sessions", ends=ends)]:
-                return ends
-            case _:
-                return None
 
 
 def plan(situation: Situation, facts: Facts, rules: Rules) -> Plan:
     """Decide what to do next; of what is due applying comes first, then staging."""
     if idle := _idle(situation, rules):
         return Plan(Action.NOTHING, idle)
-    facts = replace(facts, courtesy_until=_courtesy(facts, rules))
+    telling = _telling(facts, rules)
+    facts = replace(facts, courtesy_until=_courtesy(facts, rules, telling))
+    made = _plan_of_all(situation, facts, rules)
+    return replace(made, notice=_notice(made.gates, facts, rules), notice_from=_later(telling, facts.now))
+
+
+def _plan_of_all(situation: Situation, facts: Facts, rules: Rules) -> Plan:
     considered = _considered(situation, facts, rules)
     gates = merged(gate for each in considered for gate in each.gates)
     if facts.job_active or situation.state in WORKING:
@@ -74,15 +76,40 @@ _HELD = {
 }
 
 
-def _courtesy(facts: Facts, rules: Rules) -> datetime:
+_BESIDE_PEOPLE = tuple(check for check in APPLYING if check not in (sessions, window))
+
+
+def _telling(facts: Facts, rules: Rules) -> datetime | None:
+    """Return from when on people are told of a reboot; None if nobody can say, or there is nobody to tell."""
+    staged = facts.host.status.staged
+    people = facts.surroundings.people and rules.conditions.sessions is OnSessions.WARN
+    if rules.mode is not Mode.APPLY or staged is None or not people:
+        return None
+    # As long as something else is in the way nobody is told; the time for that comes when it is not.
+    from_then = all_open(_BESIDE_PEOPLE, facts, rules, staged)
+    return from_then and telling_from(from_then, rules)
+
+
+def _later(moment: datetime | None, now: datetime) -> datetime | None:
+    return moment if moment and moment > now else None
+
+
+def _courtesy(facts: Facts, rules: Rules, telling: datetime | None) -> datetime:
     """Return when people who are logged in have had their time, if they are told now what they were not."""
+    told = facts.courtesy_until
     # Far ahead is what people were told before the clock was set back.
-    told, staged = facts.courtesy_until, facts.host.status.staged
     if told and told <= facts.now + rules.conditions.courtesy:
         return told
-    others = tuple(check for check in APPLYING if check is not sessions)
-    # As long as something else is in the way nobody is told; the time for that comes when it is not.
-    return facts.now if staged and shut(others, facts, rules, staged) else courtesy_from(facts.now, rules)
+    return courtesy_from(facts.now, rules) if telling and telling <= facts.now else facts.now
+
+
+def _notice(gates: Sequence[Gate], facts: Facts, rules: Rules) -> datetime | None:
+    """Return when the host reboots if that waits for people alone, or for them and a window."""
+    held = {gate.name: gate.ends for gate in gates if Action.APPLY in gate.actions}
+    ends, staged = held.pop("sessions", None), facts.host.status.staged
+    if ends is None or staged is None or held.keys() - {"window"}:
+        return None
+    return None if window(replace(facts, now=ends), rules, staged) else ends
 
 
 def _idle(situation: Situation, rules: Rules) -> str:

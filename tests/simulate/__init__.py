@@ -1,1 +1,1 @@
-"""Machines that live for years within minutes: the real planner over random facts, clock jumps and DST."""
+"""Machines that live for years within minutes: the real service over random facts, clock jumps and DST."""

@@ -1,4 +1,4 @@
-"""`make simulate`: machines live for a million minutes with the real planner, and a judge looks on.
+"""`make simulate`: machines live for a million minutes with the real service, and a judge looks on.
 
     make simulate
     make simulate SIMULATE='--minutes 5000000 --seed 7'
@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
+from bootcd.update.facts import Rules
 from tests.simulate.figures import Figures
 from tests.simulate.world import World
 
@@ -26,7 +27,8 @@ LIFE = 7 * 24 * 60
 "Minutes a machine lives: there are many settings, and DST begins in half of these weeks."
 
 
-def simulate(minutes: int, seed: int, *, until_first: bool = False) -> Figures:
+def simulate(minutes: int, seed: int, *, until_first: bool = False, rules: Rules | None = None) -> Figures:
+    """Have machines live; all by the same rules if there are any, and `until_first` violation."""
     figures = Figures()
     watch = _Errors(figures)
     directory = _MEMORY if _MEMORY.is_dir() else None
@@ -35,7 +37,7 @@ def simulate(minutes: int, seed: int, *, until_first: bool = False) -> Figures:
         while figures.minutes < minutes and not (until_first and figures.violations):
             figures.machines += 1
             with TemporaryDirectory(prefix="bootcd-simulate-", dir=directory) as files:
-                world = World(Random(f"{seed} {figures.machines}"), figures, Path(files))
+                world = World(Random(f"{seed} {figures.machines}"), figures, Path(files), rules)
                 world.live(min(LIFE, minutes - figures.minutes))
     finally:
         logging.getLogger("bootcd").removeHandler(watch)

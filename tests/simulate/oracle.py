@@ -83,6 +83,8 @@ class Oracle:
         "When the clock was set last."
         self._open_for = _NOTHING
         "How long something could have been applied, and was not."
+        self._known_for = _NOTHING
+        "How long nothing but a window was missing to apply it, and people were there to be told so."
         self._overdue_for = _NOTHING
         "How long a check could have been made, and was not."
         self._waited_for = _NOTHING
@@ -97,8 +99,8 @@ class Oracle:
         "Digest of the version that was found last, and when it was first."
         self._told: tuple[datetime, datetime, float] | None = None
         "The time people were told, and when that was, by both clocks."
-        self._off: tuple[datetime, float] | None = None
-        "The time that was called off, and when it was, on the clock nobody sets."
+        self._off: float | None = None
+        "When a reboot was called off, on the clock nobody sets."
         self._pause: _Term | None = None
         self._appointment: _Term | None = None
         self._forced = False
@@ -121,6 +123,7 @@ class Oracle:
     def clock_was_set(self) -> None:
         self._disturbed = True
         self._set_at = self._world.elapsed
+        self._known_for = _NOTHING
         self._account.breaks("the clock was set")
 
     def sleeps(self, secs: float) -> None:
@@ -128,6 +131,7 @@ class Oracle:
         now = self._world.now
         self._changes_of_the_clock(now, now + timedelta(seconds=secs))
         self._open_for = self._overdue_for = self._waited_for = self._missing_for = _NOTHING
+        self._known_for = _NOTHING
         self._slept_at = self._world.elapsed
         if self._world.rules.mode is Mode.APPLY:
             self._account.passes(now, now + timedelta(seconds=secs), "the machine slept")
@@ -143,7 +147,7 @@ class Oracle:
 
     def called_off(self) -> None:
         if self._told is not None:
-            self._off = (self._told[0], self._world.elapsed)
+            self._off = self._world.elapsed
             if self._appointment is not None:
                 self._appointment = None
                 self._settles()
@@ -205,7 +209,7 @@ class Oracle:
 
     def _passes_ready(self, begins: datetime, ends: datetime, patience: timedelta) -> None:
         if held_up := self._not_applied(begins):
-            self._open_for = _NOTHING
+            self._open_for = self._known_for = _NOTHING
             self._account.passes(begins, ends, held_up)
             return
         # What comes to its end within the span is looked at from there on.
@@ -213,23 +217,28 @@ class Oracle:
             if opens > begins:
                 self._open_for = _NOTHING
             since = opens - self._open_for
-            allowed = patience + self._courtesy(since)
+            allowed = patience + self._courtesy(since, self._known_for - self._open_for + (opens - begins))
             before, self._open_for = self._open_for, self._open_for + (closes - opens)
             if self._open_for > allowed >= before:
                 self.breach("a window was skipped", f"ready from {since:%F %T} on")
+        self._known_for = self._known_for + (ends - begins) if self._world.around.now.people else _NOTHING
         people = "people could finish" if self._world.around.now.people else ""
         self._account.passes(begins, ends, people)
         if not spans or spans[-1][1] < ends:
             self._open_for = _NOTHING
 
-    def _courtesy(self, since: datetime) -> timedelta:
-        """Return how long people who are logged in may hold up a reboot that could come since then."""
+    def _courtesy(self, since: datetime, known_for: timedelta) -> timedelta:
+        """Return how long people who are logged in may hold up a reboot that could come since then.
+
+        They could be told before, for as long as nothing but a window was missing then.
+        """
         conditions = self._world.rules.conditions
         if not self._world.around.now.people or conditions.sessions is OnSessions.IGNORE:
             return _NOTHING
         closes = self._openings.closes(since)
-        if closes is None or since + conditions.courtesy <= closes - _MINUTE:
-            return conditions.courtesy
+        left = max(_NOTHING, conditions.courtesy - known_for)
+        if not left or closes is None or since + left <= closes - _MINUTE:
+            return left
         left = closes - _MINUTE - since
         # Too little to tell anybody: not in this window.
         return left if left > _AT_ONCE else _DAY * 8
@@ -256,7 +265,10 @@ class Oracle:
             return "the battery was low"
         if around.shutdown_blocks:
             return "logind blocked it"
-        if self._off is not None and world.elapsed < self._off[1] + 2 * 3600:
+        if (
+            self._off is not None
+            and world.elapsed < self._off + 2 * 3600 + conditions.courtesy.total_seconds()
+        ):
             return "people called it off"
         if around.people and conditions.sessions is OnSessions.WAIT:
             return "people were logged in"
@@ -366,7 +378,7 @@ class Oracle:
 
     def begins(self, record: JobRecord) -> None:
         world, now = self._world, self._world.now
-        if not world.up or world.elapsed < world.rebooting_until:
+        if not world.up or world.elapsed < world.rebooting_until - 5:
             self.breach("two things at once", record.request.kind)
         if record.requester.name != AGENT:
             if record.request.kind is JobKind.APPLY:
@@ -436,8 +448,12 @@ class Oracle:
             self.breach("a reboot that is tried again too soon", f"as {tried}: {self._applied}")
         if self._settled and self._appointment and self._is_held(None, self._appointment.begins, now):
             self.breach("a reboot before the one that was asked for", str(self._appointment))
-        if self._off is not None and not self._unsure(self._off[1]) and now < self._off[0] + _HOUR:
-            self.breach("a reboot that was called off", f"{self._off}")
+        if (
+            self._off is not None
+            and not self._unsure(self._off)
+            and world.elapsed < self._off + (_HOUR - _AT_ONCE).total_seconds()
+        ):
+            self.breach("a reboot that was called off", "not an hour ago")
         if around.people:
             self._surprises(now)
         self._account.used(now)
@@ -465,7 +481,7 @@ class Oracle:
             self.breach("a reboot nobody was told of", f"but of {self._told}")
             return
         until, at, elapsed = self._told
-        closes = self._openings.closes(at)
+        closes = self._openings.closes(until)
         least = conditions.courtesy if closes is None else min(conditions.courtesy, closes - _MINUTE - at)
         if not self._unsure(elapsed) and self._world.elapsed - elapsed < (least - _AT_ONCE).total_seconds():
             self.breach("a reboot before people could finish", f"told at {at} of {until}")

@@ -63,12 +63,12 @@ Happening = Callable[[], Awaitable[None]]
 
 
 class World:
-    """`directory` is for the files of the machine."""
+    """`directory` is for the files of the machine; without `rules` it has some."""
 
-    def __init__(self, random: Random, figures: Figures, directory: Path) -> None:
+    def __init__(self, random: Random, figures: Figures, directory: Path, rules: Rules | None = None) -> None:
         self.random = random
         self.figures = figures
-        self.rules: Rules = some_rules(random)
+        self.rules = rules or some_rules(random)
         begins = some_day(random, self.rules.zone)
         self.clock = RunningClock(Random(random.random()), begins)
         self._state, self._runtime = directory / "state", directory / "run"
@@ -139,7 +139,7 @@ class World:
         self.after(self.random.expovariate(1 / MINUTE), self._answer)
         for mean, happening in (
             (DAY / 2, self._publish),
-            (4 * DAY, self._replay),
+            (2 * DAY, self._replay),
             (4 * DAY, self._lose_registry),
             (2 * DAY, self._occupy_fleet),
             (1 * DAY, self._inhibit),

@@ -14,6 +14,7 @@ class Told:
 
     def __init__(self) -> None:
         self.times: list[datetime | None] = []
+        self.off = False
         self.go = asyncio.Event()
         self.heard = asyncio.Event()
 
@@ -22,14 +23,17 @@ class Told:
         self.times.append(when)
         self.heard.set()
 
+    async def called_off(self) -> bool:
+        return self.off
+
     async def next(self) -> None:
         await self.heard.wait()
         self.heard.clear()
 
 
 def courtesy(told: Told, clock: SetClock) -> Courtesy:
-    made = Courtesy(clock)
-    made.by(told.tell)
+    made = Courtesy(clock, lambda: None)
+    made.by(told)
     return made
 
 
@@ -82,4 +86,36 @@ async def test_only_the_newest_time_is_told_after_one_that_takes_long() -> None:
     await told.next() if len(told.times) < 2 else None
     assert told.times[-1] == times[2]
     assert times[1] not in told.times
+    await made.stop()
+
+
+async def test_reboot_that_people_called_off_is_off_though_something_else_came_in_its_way() -> None:
+    told, clock = Told(), SetClock()
+    told.go.set()
+    made = courtesy(told, clock)
+    first = clock.now() + timedelta(minutes=10)
+    made.follow(first)
+    await told.next()
+    told.off = True
+    clock.move(minutes=5)
+    made.follow(None)
+    assert await made.called_off()
+    assert made.off_until == clock.now() + timedelta(hours=1)
+    assert made.until is None
+    assert await made.called_off(first)
+    assert not await made.called_off(clock.now()), "that is of another reboot"
+    await made.stop()
+
+
+async def test_whether_people_call_it_off_is_asked_at_its_time_though_nothing_reboots() -> None:
+    told, clock, heard = Told(), SetClock(), asyncio.Event()
+    told.go.set()
+    made = Courtesy(clock, heard.set)
+    made.by(told)
+    made.follow(clock.now() + timedelta(milliseconds=5))
+    await told.next()
+    told.off = True
+    clock.move(seconds=1)
+    await heard.wait()
+    assert made.off_until == clock.now() + timedelta(hours=1)
     await made.stop()

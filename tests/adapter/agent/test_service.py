@@ -428,8 +428,9 @@ async def test_job_at_work_over_a_restart_is_shown_and_ends(tmp_path: Path, scri
         assert bench.service.snapshot.state == "staged"
 
 
-async def test_reboot_that_was_agreed_is_over_for_the_next_service(
-    tmp_path: Path, script: WorkerScript
+@pytest.mark.parametrize(("boot_id", "state"), [("this", "rebooting"), ("another", "staged")])
+async def test_reboot_agreed_while_nobody_watched_is_ahead_in_this_boot_and_over_in_the_next(
+    tmp_path: Path, script: WorkerScript, boot_id: str, state: str
 ) -> None:
     show_host(script, STAGED)
     script.steps(["ready"], ["hold"], ["outcome", {"state": "done", "reboot": True}])
@@ -438,10 +439,13 @@ async def test_reboot_that_was_agreed_is_over_for_the_next_service(
         await bench.service.begin(JobKind.APPLY, SOMEBODY)
     script.release()
     await eventually(lambda: all(has_ended(pid) for pid in script.pids()))
-    async with ServiceBench(tmp_path, script) as bench:
+    async with ServiceBench(tmp_path, script, boot_id=boot_id) as bench:
         await bench.service.host_ready()
         assert [record.state for record in bench.service.jobs()] == [JobState.DONE]
-        assert bench.service.snapshot.state == "staged"
+        assert bench.service.snapshot.state == state
+        applied = bench.service._memory.attempts.applied
+        assert applied
+        assert (applied.name, applied.count) == (f"{'b' * 64}.0", 1), "or it would be tried for ever"
 
 
 def has_ended(pid: int) -> bool:

@@ -164,10 +164,45 @@ def test_reboot_that_was_called_off_does_not_come_for_an_hour() -> None:
 def test_people_are_told_as_soon_as_a_window_opens_however_short_it_is() -> None:
     opens = NOW + 4 * MINUTE
     rules = replace(APPLY, windows=(parse_window("12:04", 5 * MINUTE),))
-    assert planned(rules, ANN).not_before == opens, "or the agent would wake up when it is closed again"
     first = planned(rules, ANN, now=opens)
     assert first.notice == opens + 4 * MINUTE
     assert planned(rules, ANN, told=first.notice, now=first.notice).is_due(first.notice)
+
+
+@pytest.mark.parametrize("minutes", [1, 60])
+def test_people_are_told_before_a_window_opens_and_the_host_reboots_as_it_does(minutes: int) -> None:
+    opens = NOW + HOUR
+    rules = replace(APPLY, windows=(parse_window("13:00", minutes * MINUTE),))
+    first = planned(rules, ANN)
+    assert (first.not_before, first.notice, first.notice_from) == (opens, None, opens - 10 * MINUTE)
+    told = planned(rules, ANN, now=opens - 10 * MINUTE)
+    assert (told.not_before, told.notice, told.notice_from) == (opens, opens, None)
+    assert planned(rules, ANN, told=opens, now=opens - MINUTE).notice == opens
+    assert planned(rules, ANN, told=opens, now=opens).is_due(opens)
+
+
+def test_people_who_come_shortly_before_a_window_opens_have_their_time_as_far_as_it_leaves_any() -> None:
+    now = NOW + 55 * MINUTE
+    for minutes, wait in ((60, 10), (7, 10), (5, 9)):
+        rules = replace(APPLY, windows=(parse_window("13:00", minutes * MINUTE),))
+        assert planned(rules, ANN, now=now).notice == now + wait * MINUTE
+    assert planned(replace(APPLY, windows=(parse_window("13:00", MINUTE),)), ANN, now=now).notice is None
+
+
+def test_people_are_not_told_before_a_window_opens_of_what_something_else_holds_up() -> None:
+    rules = replace(APPLY, windows=(parse_window("13:00", HOUR),))
+    known = replace(ANN, shutdown_blocks=(ShutdownBlock("backup", "copying"),))
+    held = planned(rules, known, now=NOW + 55 * MINUTE)
+    assert (held.notice, held.notice_from) == (None, None)
+    off = planned(rules, ANN, off=NOW + 55 * MINUTE)
+    assert off.notice_from == NOW + 55 * MINUTE
+    nobody = planned(rules, Surroundings())
+    assert nobody.notice_from is None
+
+
+def test_what_people_were_told_of_a_window_that_was_moved_is_taken_back() -> None:
+    rules = replace(APPLY, windows=(parse_window("14:00", HOUR),))
+    assert planned(rules, ANN, told=NOW + 5 * MINUTE).notice is None
 
 
 def test_people_who_were_told_by_a_clock_that_was_ahead_are_told_anew() -> None:
