@@ -160,7 +160,7 @@ class SystemdRunner:
         handle = WorkerHandle(unit=f"bootcd-job-{uuid}.service")
         await journal(handle)
         environment = await asyncio.to_thread(self._pass_environment)
-        await _command(
+        command = (
             "systemd-run",
             self._scope,
             "--quiet",
@@ -173,7 +173,19 @@ class SystemdRunner:
             "--",
             *argv,
         )
+        try:
+            await _command(*command)
+        except BackendFailed:
+            await self._call_off(handle)
+            raise
         return handle
+
+    async def _call_off(self, handle: WorkerHandle) -> None:
+        """Stop what the manager, slow to answer, may have started or be about to start."""
+        try:
+            await _command("systemctl", self._scope, "--no-block", "stop", handle.unit)
+        except BackendFailed as error:
+            log.debug("%s was not started: %s", handle.unit, error)
 
     def _pass_environment(self) -> list[Path]:
         """Write what the worker is to know of our environment; nothing if there is nothing.

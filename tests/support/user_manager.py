@@ -18,7 +18,7 @@ def pass_under_user_manager(tests: Path) -> None:
         [*_NAMESPACES, script, sys.executable, "-m", "pytest", *options, tests],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

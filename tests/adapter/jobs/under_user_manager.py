@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -154,6 +156,40 @@ async def test_command_that_does_not_exist_is_a_typed_error_and_no_job() -> None
 
     with pytest.raises(BackendFailed, match="systemd-run failed"):
         await user_runner().start("00", ["/does/not/exist"], journal)
+
+
+async def test_worker_that_a_slow_manager_starts_too_late_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real systemd-run has done its work when the time for it is over."""
+    slow = tmp_path / "bin/systemd-run"
+    slow.parent.mkdir()
+    slow.write_text(
+        f'#!/bin/sh\n{shutil.which("systemd-run")} "$@" && : >{tmp_path}/started\nexec sleep 600\n'
+    )
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
+    real = process.run
+
+    async def hurried(argv: Sequence[str], *, deadline_secs: float, limit: int) -> process.Completed:
+        if argv[0] != "systemd-run":
+            return await real(argv, deadline_secs=deadline_secs, limit=limit)
+        running = asyncio.create_task(real(argv, deadline_secs=deadline_secs, limit=limit))
+        while not await asyncio.to_thread((tmp_path / "started").exists):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.02)
+        assert await user_runner().alive(WorkerHandle(unit=UNIT.format("late")))
+        running.cancel()
+        await asyncio.wait([running])
+        raise TimeoutError
+
+    monkeypatch.setattr(process, "run", hurried)
+
+    async def journal(_: WorkerHandle) -> None:
+        return
+
+    with pytest.raises(BackendFailed, match="systemd-run did not answer within"):
+        await user_runner().start("late", ["sleep", "600"], journal)
+    await eventually(lambda: show(UNIT.format("late"), "LoadState")["LoadState"] == "not-found")
 
 
 async def test_signals_to_a_unit_that_is_gone_are_no_error() -> None:
