@@ -146,7 +146,7 @@ class Repository:
         """
         entries = {key: GLib.Variant("s", value) for key, value in metadata.items()}
         if implied:
-            entries[_IMPLIED_KEY] = GLib.Variant("as", implied)
+            entries[_IMPLIED_KEY] = GLib.Variant.new_strv(implied)
         variant = GLib.Variant(
             "(a{sv}aya(say)sstayay)",
             (

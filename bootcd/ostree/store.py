@@ -132,6 +132,10 @@ class StagedStore:
         self._stage: _Stage | None = None
         self._mutex = threading.Lock()
         self._parts = 0
+        self._occupied: dict[str, bool] = {}
+        "Whether the repository has any objects of a prefix, as far as it was asked: in a new one it has not."
+        self._metadata: set[str] = set()
+        "Names of metadata objects that are here: each layer writes many that other layers have as well."
         self._since_space_check = _SPACE_CHECK_BYTES
 
     def write_file(
@@ -219,11 +223,14 @@ class StagedStore:
     def write_metadata(self, kind: str, data: bytes) -> bytes:
         checksum = hashlib.sha256(data).digest()
         name = _object_name(checksum, kind)
+        if name in self._metadata:
+            return checksum
         if not self._is_known(name):
-            directory = name[:2]
+            directory, place = name[:2], name
             if kind == "commit":
-                directory, name = _COMMITS, f"{_COMMITS}/{checksum.hex()}.commit"
-            self._create(directory, name, 0, 0, 0o644, (), data)
+                directory, place = _COMMITS, f"{_COMMITS}/{checksum.hex()}.commit"
+            self._create(directory, place, 0, 0, 0o644, (), data)
+        self._metadata.add(name)
         return checksum
 
     def find(self, checksum: bytes, kind: str) -> Path | None:
@@ -281,6 +288,7 @@ class StagedStore:
     def discard(self) -> None:
         with self._mutex:
             stage, self._stage = self._stage, None
+            self._metadata.clear()
         if stage is not None:
             stage.remove()
 
@@ -294,8 +302,14 @@ class StagedStore:
         return stage
 
     def _is_known(self, name: str) -> bool:
-        return name not in self._damaged and os.access(
-            name, os.F_OK, dir_fd=self._objects, follow_symlinks=False
+        prefix = name[:2]
+        occupied = self._occupied.get(prefix)
+        if occupied is None:
+            occupied = self._occupied[prefix] = _has_entries(prefix, self._objects)
+        return (
+            occupied
+            and name not in self._damaged
+            and os.access(name, os.F_OK, dir_fd=self._objects, follow_symlinks=False)
         )
 
     def _account(self, size: int) -> None:
@@ -429,6 +443,18 @@ def require_space(path: Path, needed_bytes: int, reserve_bytes: int) -> None:
             available_bytes=available,
             path=str(path),
         )
+
+
+def _has_entries(directory: str, parent: int) -> bool:
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
+    except FileNotFoundError:
+        return False
+    try:
+        with os.scandir(fd) as entries:
+            return next(entries, None) is not None
+    finally:
+        os.close(fd)
 
 
 def _object_name(checksum: bytes, kind: str) -> str:

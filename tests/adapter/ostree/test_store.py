@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -135,6 +136,30 @@ def test_object_that_is_here_is_not_written_again(staged: Repository) -> None:
     assert stages(staged) == []
     publish([second])
     assert object_of(staged, checksum, "file").stat().st_ino == inode
+
+
+def test_repository_is_asked_for_objects_only_where_it_has_any(
+    staged: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    access = os.access
+
+    def noted(name: str, mode: int, **rest: Any) -> bool:
+        asked.append(name)
+        return access(name, mode, **rest)
+
+    monkeypatch.setattr(os, "access", noted)
+    store = staged.new_store()
+    first = write(store, b"x")
+    store.write_metadata("dirmeta", b"no tree")
+    assert not asked
+    publish([store])
+    store = staged.new_store()
+    assert write(store, b"x") == first
+    assert store.find(first, "file") is None
+    for _ in range(2):
+        store.write_metadata("dirmeta", b"no tree")
+    assert len(asked) == 2
 
 
 def test_stores_of_one_publication_may_hold_the_same_object(staged: Repository) -> None:
