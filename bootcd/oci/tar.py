@@ -1,9 +1,9 @@
 """Streaming reader of layer archives that trusts nothing in them.
 
 A layer is read once, while it is downloaded or decompressed, on the hot path of a pull, and comes
-from whoever could push to the registry. So this reader is lean, never seeks, holds one buffer, and
+from whoever could push to the registry. So this reader is lean, never seeks, holds one buffer or none, and
 ends every archive that is not in order with InvalidLayer instead of guessing. No I/O: the bytes come
-from a `ByteSource`.
+from a `ByteSource` or a `BlockSource`.
 
 Formats: POSIX ustar and pax (pax(1), "ustar Interchange Format"), GNU long names and base-256
 numbers (GNU tar manual, "Basic Tar Format"), star's prefix and V7. Where they leave a choice, the
@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from zlib import adler32
 
 from bootcd.model.errors import InvalidLayer
@@ -57,6 +57,14 @@ class ByteSource(Protocol):
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill the start of the buffer and return the count; less than asked is fine, 0 is the end."""
+
+
+@runtime_checkable
+class BlockSource(Protocol):
+    """A source with buffers of its own, from which nothing has to be copied."""
+
+    def next_block(self) -> memoryview:
+        """Return the next bytes, which stay until the next call; none at the end."""
 
 
 class EntryType(Enum):
@@ -111,9 +119,10 @@ class TarReader:
     Raises InvalidLayer; what the source raises passes through.
     """
 
-    def __init__(self, source: ByteSource, *, buffer_bytes: int = 1 << 20) -> None:
-        self._source = source
-        self._view = memoryview(bytearray(max(buffer_bytes, 2 * BLOCK)))
+    def __init__(self, source: ByteSource | BlockSource, *, buffer_bytes: int = 1 << 20) -> None:
+        blocks = source if isinstance(source, BlockSource) else _Buffered(source, buffer_bytes)
+        self._next_bytes = blocks.next_block
+        self._view = memoryview(b"")
         self._start = 0
         self._end = 0
         self._payload = 0
@@ -191,7 +200,7 @@ class TarReader:
     def drain(self) -> None:
         """Read the source to its end, so that a digest taken over it is complete; ends the iteration."""
         self._start = self._end = self._payload = self._padding = 0
-        while self._source.readinto(self._view):
+        while self._next_bytes():
             pass
 
     def _next_header(self) -> bytes | None:
@@ -224,31 +233,31 @@ class TarReader:
         start = self._start
         stop = start + BLOCK
         if stop > self._end:
-            self._fill(BLOCK)
-            if not self._end:
-                return None
-            start, stop = 0, BLOCK
+            return self._block_in_parts()
         self._start = stop
         return self._view[start:stop].tobytes()
 
-    def _fill(self, need: int) -> None:
-        """Move what is left to the front and read until `need` bytes are there, or none at all."""
-        left = self._end - self._start
-        self._view[:left] = self._view[self._start : self._end]
+    def _block_in_parts(self) -> bytes | None:
+        """Return the next block, of which not all is here; None if nothing of it comes any more."""
+        data = self._view[self._start : self._end].tobytes()
+        while (missing := BLOCK - len(data)) and self._advance():
+            data += self._view[:missing]
+            self._start = min(missing, self._end)
+        if not data:
+            return None
+        if missing:
+            raise self._damage("is cut short")
+        return data
+
+    def _advance(self) -> bool:
+        """Go to the next bytes of the source; False at its end."""
+        self._view = self._next_bytes()
         self._start = 0
-        self._end = left
-        while self._end < need:
-            count = self._source.readinto(self._view[self._end :])
-            if not count:
-                if self._end:
-                    raise self._damage("is cut short")
-                return
-            self._end += count
+        self._end = len(self._view)
+        return self._end > 0
 
     def _refill(self) -> None:
-        self._start = 0
-        self._end = self._source.readinto(self._view)
-        if not self._end:
+        if not self._advance():
             raise self._damage("is cut short")
 
     def _skip(self, count: int) -> None:
@@ -379,6 +388,17 @@ class TarReader:
     def _quoted_name(self) -> str:
         name = self._name[:MAX_NAME_BYTES].decode(errors="replace")
         return repr(name if len(name) <= 120 else name[:117] + "...")
+
+
+class _Buffered:
+    """Bytes of a source that has no buffers of its own."""
+
+    def __init__(self, source: ByteSource, size: int) -> None:
+        self._source = source
+        self._buffer = memoryview(bytearray(max(size, BLOCK)))
+
+    def next_block(self) -> memoryview:
+        return self._buffer[: self._source.readinto(self._buffer)]
 
 
 def _header_name(header: bytes) -> bytes:

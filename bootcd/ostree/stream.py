@@ -203,6 +203,15 @@ class ReadAhead:
         self._position += count
         return count
 
+    def next_block(self) -> memoryview:
+        """Return what is left of a block, or the next one; it stays until the next call."""
+        if self._position == self._end and not self._advance():
+            return memoryview(b"")
+        assert self._block is not None
+        view = self._block[self._position : self._end]
+        self._position = self._end
+        return view
+
     def _advance(self) -> bool:
         if self._finished:
             return False

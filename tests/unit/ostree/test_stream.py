@@ -184,6 +184,17 @@ def test_read_ahead_gives_what_its_source_has_and_shows_each_block(size: int, re
     assert bytes(shown) == data
 
 
+def test_read_ahead_gives_its_blocks_themselves_and_what_is_left_of_one() -> None:
+    data = random.Random(0).randbytes(2500)
+    ahead = ReadAhead(Source(data), on_block=lambda block: None)
+    head = bytearray(10)
+    assert ahead.readinto(memoryview(head)) == 10
+    blocks = [bytes(block) for block in iter(ahead.next_block, b"")]
+    assert [len(block) for block in blocks] == [990, 1000, 500]
+    assert bytes(head) + b"".join(blocks) == data
+    ahead.close()
+
+
 def test_read_ahead_gives_the_error_of_its_source_after_what_came_before() -> None:
     left = [3]
 
