@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bootcd.image.flatten import Node, Tree, parents
-from bootcd.image.owners import Owners, owner_of
+from bootcd.image.owners import Owners, is_database, owner_of
+from bootcd.oci.chunked import LATEST_TIME
 from bootcd.oci.tar import EntryType
 
 UNPACKAGED = ""
@@ -20,6 +21,12 @@ INITRAMFS = "(initramfs)"
 
 It is the largest file of many images, and changes with the kernel and not with what else has no owner. No
 package has such a name."""
+
+_LARGE_BYTES = 1 << 20
+"""From here on a file in `usr` that no package owns is a component of its own, called by its path.
+
+Made from what several packages have, such as the database of hardware, it changes with few versions, and what
+else has no owner changes with all. No package has such a name."""
 
 _INITRAMFS_PATH = re.compile(r"usr/lib/modules/[^/]+/initramfs\.img")
 
@@ -54,8 +61,22 @@ def group_files(tree: Tree, owners: Owners) -> Grouping:
         component = next(filter(None, components), UNPACKAGED)
         if not component and owners and any(map(_INITRAMFS_PATH.fullmatch, member.names)):
             component = INITRAMFS
+        elif not component and owners and _is_apart(member):
+            component = f"/{member.names[0]}"
         found.setdefault(component, []).append(member)
     return found
+
+
+def _is_apart(member: Member) -> bool:
+    # The database of packages changes with every version.
+    return member.node.entry.size >= _LARGE_BYTES and all(
+        name.startswith("usr/") and not is_database(name) for name in member.names
+    )
+
+
+def is_package(component: str) -> bool:
+    """Tell whether a component is files of packages."""
+    return component not in (UNPACKAGED, INITRAMFS) and not component.startswith("/")
 
 
 def size_of(members: list[Member]) -> int:
@@ -96,9 +117,11 @@ def keep_times(tree: Tree, previous: Tree) -> None:
     """Give files that are as they were the time they had, and directories none at all.
 
     A build that makes the same file again gives it another time, and a directory has the time of what was
-    put into it last: neither is worth a download.
+    put into it last: neither is worth a download. Times that no table of contents can say become the nearest
+    one: where it differs from the header, readers refuse the table.
     """
     for path, node in tree.items():
+        node.entry.mtime = min(max(node.entry.mtime, 0), LATEST_TIME)
         if node.is_directory:
             node.entry.mtime = 0
         elif (old := previous.get(path)) is not None and node.same_but_for_time(old):

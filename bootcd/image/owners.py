@@ -9,11 +9,14 @@ dpkg: `info/PACKAGE.list` beside the status file, dpkg(1) and deb-control(5). ap
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Container, Iterator, Mapping
 
 from bootcd.ostreefmt.packages import APK_PATHS, DPKG_PATHS, RPM_DIRECTORIES
 
 RPM_QUERY = r"[%{SOURCERPM}\t%{NAME}\t%{FILENAMES}\n]"
+_COMPILED = re.compile(r"(.*/)?__pycache__/([^/]+?)\.[a-z]+-[0-9]+(?:\.opt-[0-9a-z]+)?\.pyc", re.DOTALL)
+"What Python makes of a module, at installation where the package does not have it."
 _RPM_DATABASES = ("rpmdb.sqlite", "Packages.db", "Packages")
 
 Owners = Mapping[str, str]
@@ -113,6 +116,8 @@ def owner_of(path: str, owners: Owners, links: Mapping[str, str]) -> str:
     for name in _spellings(path, links):
         if (component := owners.get(name)) is not None:
             return component
+    if module := _COMPILED.fullmatch(path):
+        return owner_of(f"{module[1] or ''}{module[2]}.py", owners, links)
     return ""
 
 

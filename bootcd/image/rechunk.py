@@ -24,7 +24,6 @@ from bootcd.image.database import find_owners
 from bootcd.image.destination import Destination, open_destination
 from bootcd.image.flatten import Spool, Tree, apply_layer
 from bootcd.image.grouping import (
-    INITRAMFS,
     UNPACKAGED,
     Grouping,
     count_changes,
@@ -32,13 +31,14 @@ from bootcd.image.grouping import (
     empty_directories,
     fingerprints,
     group_files,
+    is_package,
     keep_times,
     size_of,
 )
 from bootcd.image.layering import Component, Layering, plan_layers
 from bootcd.image.layout import LayoutWriter, WrittenLayer, to_json
 from bootcd.image.owners import is_database
-from bootcd.image.packing import Packing
+from bootcd.image.packing import Compression, Packing
 from bootcd.image.push import push_image
 from bootcd.image.report import RechunkReport, Transfer, UpgradeReport
 from bootcd.image.repository import Repository
@@ -58,6 +58,7 @@ from bootcd.oci.strictjson import parse_object
 from bootcd.ostree.image import FINAL_DIFF_ID
 from bootcd.ostree.layer import unpack
 from bootcd.ostree.libostree import host_errors
+from bootcd.ostree.partial import MAX_TABLES_BYTES
 from bootcd.ostree.stream import BytePipe, ByteSource, cancelled
 from bootcd.ostreefmt.origin import REGISTRY
 
@@ -397,16 +398,19 @@ def _report(
             aligned=Transfer(layers=len(changed), bytes=sum(layer.size for layer in changed)),
             previous_is_rechunked=bool(layering_of(previous.image.manifest)),
         )
+    is_chunked = options.packing.compression is Compression.CHUNKED
+    whole = [layer for layer in layers if is_chunked and _is_whole(layer)]
     return RechunkReport(
         source=options.source,
         destination=options.destination,
         digest=digest_of(data),
         database=version.database,
-        components=len(version.grouping.keys() - {UNPACKAGED, INITRAMFS}),
+        components=sum(map(is_package, version.grouping)),
         unpackaged_bytes=sum(m.node.entry.size for m in version.grouping.get(UNPACKAGED, [])),
         before=_whole(version.image.manifest),
         after=_whole(manifest),
         sent=sent,
+        whole=Transfer(layers=len(whole), bytes=sum(layer.size for layer in whole)),
         upgrade=upgrade,
     )
 
@@ -416,9 +420,16 @@ def _by_files(previous: _Version, layers: Sequence[WrittenLayer]) -> Transfer:
     held = {layer.digest for layer in previous.image.manifest.layers}
     new = {layer.digest: layer for layer in layers if layer.digest not in held}
     known = {node.sha256 for node in previous.tree.values()}
-    files = {sha: size for layer in new.values() for sha, size in layer.packed.files if sha not in known}
-    tables = sum(layer.packed.table_bytes or layer.size for layer in new.values())
-    return Transfer(layers=len(new), bytes=tables + sum(files.values()))
+    parted = [layer for layer in new.values() if not _is_whole(layer)]
+    files = {sha: size for layer in parted for sha, size in layer.packed.files if sha not in known}
+    tables = sum(layer.packed.table_bytes for layer in parted)
+    whole = sum(layer.size for layer in new.values() if _is_whole(layer))
+    return Transfer(layers=len(new), bytes=tables + whole + sum(files.values()))
+
+
+def _is_whole(layer: WrittenLayer) -> bool:
+    """Tell whether hosts do not fetch parts of a layer."""
+    return not 0 < layer.packed.table_bytes <= MAX_TABLES_BYTES
 
 
 def _transfer(old: ImageManifest, new: ImageManifest) -> Transfer:

@@ -49,6 +49,8 @@ class RechunkReport(_Report):
     after: Transfer
     sent: Transfer | None = None
     "To the registry, which had the other layers already."
+    whole: Transfer = Transfer(layers=0, bytes=0)
+    "Meant to be fetched in parts, and with more files than a table of contents that hosts read may have."
     upgrade: UpgradeReport | None = None
 
     def __str__(self) -> str:
@@ -59,10 +61,14 @@ class RechunkReport(_Report):
         ]
         if self.sent:
             lines.append(f"  sent      {self.sent}   as the registry lacked them")
+        if self.whole.layers:
+            lines.append(
+                f"  of these  {self.whole}   have too many files and are fetched whole; allow more layers"
+            )
         if self.database:
             lines.append(
                 f"Packages: {self.components} components ({self.database}); "
-                f"{size(self.unpackaged_bytes)} of files belong to none"
+                f"{size(self.unpackaged_bytes)} of files that no package has share a layer"
             )
         else:
             lines.append("Packages: the image has no package database, so that all files share a layer")

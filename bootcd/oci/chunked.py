@@ -35,6 +35,8 @@ from bootcd.oci.tar import MAX_NAME_BYTES, MAX_XATTR_BYTES, MAX_XATTR_NAME_BYTES
 MAX_TABLE_BYTES = 150 << 20
 "Of the table or of tar-split, compressed or not: what containers/storage reads at most."
 MAX_ENTRIES = 1_000_000
+LATEST_TIME = 253402300799
+"The end of the year 9999, with which RFC 3339 ends."
 MAX_ENTRY_CHARS = 2 << 20
 "Of one entry's JSON."
 

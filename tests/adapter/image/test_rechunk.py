@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import zstandard
 
+from bootcd.image import rechunk as rechunking
 from bootcd.image.__main__ import main
 from bootcd.image.layout import LayoutWriter
 from bootcd.image.rechunk import COMPONENTS
@@ -426,6 +427,38 @@ def test_image_without_a_package_database_says_so(tmp_path: Path, capsys: pytest
     assert "no package database" in capsys.readouterr().out
     assert components(tmp_path / "out") == [None]
     assert differences(flatten(source, "1"), flatten(tmp_path / "out", "1")) == []
+
+
+def test_large_files_of_no_package_are_apart_but_for_databases(tmp_path: Path) -> None:
+    large = bytes(1 << 20)
+    entries = [
+        *BASE,
+        *database({"tool": ["usr/bin/tool"]}),
+        file("usr/bin/tool", b"t"),
+        file("usr/lib/hwdb.bin", large),
+        file("usr/share/factory/var/lib/dpkg/status", large),
+        file("var/cache/packages", large),
+    ]
+    source = write_layout(tmp_path / "source", {"1": make_image([make_layer(entries)])})
+    rechunk(tmp_path, f"oci:{source}:1", f"oci:{tmp_path}/out:1")
+    assert components(tmp_path / "out") == [["(initramfs)"], ["/usr/lib/hwdb.bin"], ["tool"], None]
+    assert differences(flatten(source, "1"), flatten(tmp_path / "out", "1")) == []
+
+
+def test_layers_whose_tables_no_host_reads_are_counted_as_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_layout(tmp_path / "source", {"1": versions(), "2": versions(changed="p4")})
+    rechunk(tmp_path, f"oci:{source}:1", f"oci:{tmp_path}/out:1")
+    assert "fetched whole" not in capsys.readouterr().out
+    monkeypatch.setattr(rechunking, "MAX_TABLES_BYTES", 100)
+    options = [f"--previous=oci:{tmp_path}/out:1", f"oci:{source}:2", f"oci:{tmp_path}/out:2"]
+    rechunk(tmp_path, options[1], options[2], options[0])
+    assert "fetched whole" in capsys.readouterr().out
+    rechunk(tmp_path, options[1], options[2], options[0], "--json")
+    report = json.loads(capsys.readouterr().out)
+    assert report["whole"] == report["after"]
+    assert report["upgrade"]["by_files"] == report["upgrade"]["after"]
 
 
 def test_rpm_database_is_read_by_rpm(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ DPKG = {
     ),
     "var/lib/dpkg/info/libsystemd0:amd64.list": "/.\n/usr\n/usr/lib/libsystemd.so.0\n/lib/shared\n",
     "var/lib/dpkg/info/systemd.list": "/.\n/lib/systemd/systemd\n",
-    "var/lib/dpkg/info/bash.list": "/.\n/bin/bash\n/lib/shared\n",
+    "var/lib/dpkg/info/bash.list": "/.\n/bin/bash\n/lib/shared\n/lib/python3/mod.py\n",
 }
 
 
@@ -54,6 +54,9 @@ def test_dpkg_files_about_a_package_belong_to_it() -> None:
         ("usr/lib/systemd/systemd", "systemd"),
         ("usr/sbin/bash", ""),
         ("usr/binary/bash", ""),
+        ("usr/lib/python3/__pycache__/mod.cpython-311.pyc", "bash"),
+        ("usr/lib/python3/__pycache__/mod.cpython-311.opt-1.pyc", "bash"),
+        ("usr/lib/python3/__pycache__/other.cpython-311.pyc", ""),
     ],
 )
 def test_owner_is_found_through_links_of_the_root(path: str, owner: str) -> None:
