@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import cast
 
 from bootcd import __version__
+from bootcd.model.plugins import leave_out_plugins
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,11 +36,7 @@ def leave_out() -> None:
     # A module that is None cannot be imported, by whomever.
     for module in ("ssl", "_hashlib"):
         sys.modules.setdefault(module, cast(ModuleType, None))
-    # Plugins of pydantic. PYDANTIC_DISABLE_PLUGINS turns them off, but only once what reads the metadata of
-    # installed packages is loaded. A pydantic without this module looks for them as it always did.
-    loader = ModuleType("pydantic.plugin._loader")
-    vars(loader)["get_plugins"] = tuple
-    sys.modules.setdefault(loader.__name__, loader)
+    leave_out_plugins()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bootcd.engine.bound import BoundImages
 from bootcd.engine.cleanup import clean_up
@@ -59,15 +59,16 @@ from bootcd.oci.manifest import (
 )
 from bootcd.oci.reference import parse_reference
 from bootcd.oci.resolve import ResolvedImage
-from bootcd.ostree.fetch import ImportProgress, LayerCount
 from bootcd.ostree.image import Image, check_bootable, missing_layers
-from bootcd.ostree.importer import INDEX_DIGEST_KEY, Importer
 from bootcd.ostree.status import read_host
 from bootcd.ostree.sysroot import Sysroot
-from bootcd.ostreefmt.metadata import TRUST, cached_update_metadata, parse_merge_metadata
+from bootcd.ostreefmt.metadata import INDEX_DIGEST, TRUST, cached_update_metadata, parse_merge_metadata
 from bootcd.ostreefmt.origin import REGISTRY, RemoteSignature, SignaturePolicy, TrackedImage
 from bootcd.policy.rollout import PERIOD, announced_period
 from bootcd.update.downgrade import require_no_downgrade
+
+if TYPE_CHECKING:
+    from bootcd.ostree.fetch import ImportProgress, LayerCount
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class Pulls:
         """Digests by which a deployment's image goes in the registry."""
         digest = self._sysroot.image_digest(deployment)
         metadata = self._sysroot.repository.commit_metadata(deployment.get_csum()) if digest else {}
-        return {digest, metadata.get(INDEX_DIGEST_KEY, "")} - {""}
+        return {digest, metadata.get(INDEX_DIGEST, "")} - {""}
 
     def _is_noted(self, image: Image) -> bool:
         entries = cached_update_metadata(image.digest, image.manifest_json, image.config_json)
@@ -230,6 +231,10 @@ class Pulls:
         verdict: Verdict,
         report: Report,
     ) -> Outcome:
+        # Only here: most jobs find nothing new.
+        from bootcd.ostree.fetch import ImportProgress
+        from bootcd.ostree.importer import Importer
+
         image = _image(tracked, resolved, verdict)
         check_bootable(image)
         update = self._describe(tracked, image)

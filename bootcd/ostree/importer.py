@@ -33,14 +33,11 @@ from bootcd.ostree.repository import Repository
 from bootcd.ostree.sepolicy import Policy, read_policy
 from bootcd.ostree.store import ObjectStore, require_space
 from bootcd.ostree.tree import Directory, merge, write_tree
-from bootcd.ostreefmt.metadata import TRUST, merge_commit_metadata
+from bootcd.ostreefmt.metadata import INDEX_DIGEST, TRUST, merge_commit_metadata
 from bootcd.ostreefmt.refs import blob_ref, image_ref
 
 _EMPTIED_BY_HOST = ("usr/etc/hostname", "usr/etc/resolv.conf")
 "Container builds leave them empty; an empty one would keep the host from making its own."
-
-INDEX_DIGEST_KEY = "bootcd.index-digest"
-"Of a merge commit's metadata: what a registry calls an image that is published for several platforms."
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +162,7 @@ class Importer:
             contents = write_tree(merged, store)
             metadata = merge_commit_metadata(image.digest, image.manifest_json, image.config_json)
             if image.index_digest:
-                metadata[INDEX_DIGEST_KEY] = image.index_digest
+                metadata[INDEX_DIGEST] = image.index_digest
             if verdict := _verdict(image, base):
                 metadata[TRUST] = verdict.model_dump_json()
             refs[image_ref(image.reference)] = repository.write_commit(

@@ -24,6 +24,8 @@ IMPORTER_VERSION = "ostree.importer.version"
 DERIVED_BASE = "bootc.derived"
 "Written by others on commits built on the host: the base commit that must be kept for them."
 
+INDEX_DIGEST = "bootcd.index-digest"
+"Ours, of an image's commit: what a registry calls an image that is published for several platforms."
 TRUST = "bootcd.trust"
 "Ours, of an image's commit: why the signature policy let the image in, `bootcd.model.trust.Verdict`."
 

@@ -31,12 +31,19 @@ class Certificates:
         self._directories = directories
         self._contexts: dict[tuple[str, bool, bool], ssl.SSLContext] = {}
 
-    def context(self, registry: str = "", *, verified: bool = True, known: bool = False) -> ssl.SSLContext:
+    def context(
+        self, registry: str = "", *, verified: bool = True, known: bool = False
+    ) -> ssl.SSLContext | None:
         """Return the context for what `registry` sends us to, `known` for the registry's own host.
+
+        None if the system's authorities are all there is to it: the HTTP library has a context of them made
+        already, and reading them takes longer than asking a registry for news.
 
         Raises InvalidConfig naming the file that cannot be used.
         """
         directory = self._directory_of(registry) if registry else None
+        if verified and directory is None and not self._ca_file:
+            return None
         known = known and directory is not None
         key = (str(directory or ""), verified, known)
         # Two threads that make the same context at once do no harm.

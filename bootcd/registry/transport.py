@@ -142,11 +142,10 @@ class Transport:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        context = await asyncio.to_thread(self._certificates.context)
         await asyncio.to_thread(self._pauses.load)
         per_sec = self._bandwidth.bytes_per_sec
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=context, limit=0),
+            connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=CONNECT_TIMEOUT_SECS, sock_read=self._stall_timeout
@@ -234,6 +233,7 @@ class Transport:
             verified=not target.insecure,
             known=url.host == target.registry_host,
         )
+        tls = context or True  # True: the context aiohttp has
         proxy, proxy_authorization = _proxy_for(url)
         through = {"Proxy-Authorization": proxy_authorization} if proxy_authorization else {}
         if url.scheme == "http":
@@ -246,7 +246,7 @@ class Transport:
                     headers=headers,
                     data=data,
                     allow_redirects=False,
-                    ssl=context,
+                    ssl=tls,
                     proxy=proxy,
                     proxy_headers=through or None,
                 )

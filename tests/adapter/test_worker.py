@@ -150,15 +150,15 @@ async def test_term_cancels_a_job_that_waits_for_the_network(
 
 STOPPED_AT_ITS_END = """
 import os, signal, sys
-from bootcd.worker import __main__ as worker
+from bootcd.worker import __main__ as worker, job
 
-write = worker.write_atomic
+write = job.write_atomic
 
 def stopped(*arguments, **options):
     os.kill(os.getpid(), signal.SIGTERM)
     write(*arguments, **options)
 
-worker.write_atomic = stopped
+job.write_atomic = stopped
 sys.exit(worker.main())
 """
 

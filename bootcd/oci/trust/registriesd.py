@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from bootcd.model.errors import InvalidConfig
 
 MAX_FILE_BYTES = 1 << 20
@@ -76,6 +74,9 @@ def merge_files(files: Sequence[tuple[str, bytes]]) -> SignatureStorage:
 def _parse(data: bytes, path: str) -> tuple[Storage | None, dict[str, Storage]]:
     if len(data) > MAX_FILE_BYTES:
         raise _malformed(path, f"it is larger than {MAX_FILE_BYTES} bytes")
+    # Only here: who has no such file starts without the library.
+    import yaml
+
     try:
         document = yaml.safe_load(data)
     except (yaml.YAMLError, ValueError, RecursionError):
