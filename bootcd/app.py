@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from bootcd import __version__
 from bootcd.agent.agent import Agent
 from bootcd.agent.errand import Comparisons
+from bootcd.agent.inspection import DEADLINE_SECS as INSPECTION_SECS
 from bootcd.agent.inspection import inspect_host
 from bootcd.agent.service import Service, Settings
 from bootcd.agent.snapshot import Change, Snapshot, SnapshotChanged
@@ -27,13 +28,13 @@ from bootcd.config import CONFIG_DIRS, Config, load_config
 from bootcd.host import journal, notify, process
 from bootcd.host.boot import boot_id
 from bootcd.host.clock import SystemClock
-from bootcd.host.composefs import choose_backend
+from bootcd.host.composefs import BOOTC, choose_backend
 from bootcd.host.files import remove_leftovers
 from bootcd.host.machineid import rollout_identity
 from bootcd.jobs.history import History
 from bootcd.jobs.manager import JobManager
 from bootcd.jobs.records import JobStore
-from bootcd.jobs.runner import choose_runner
+from bootcd.jobs.runner import choose_runner, unconfined
 from bootcd.metrics.exporter import FILE_NAME, SOCKET_NAME, Figures, MetricsSocket, keep_file
 from bootcd.model.errors import BackendFailed, BootcdError, InvalidConfig, WrongState
 from bootcd.model.report import HostReport
@@ -103,8 +104,10 @@ async def _serve(options: Options, config: Config) -> int:
     )
     backend = choose_backend(config.host.backend, Path(config.host.sysroot))
 
+    inspector = inspector_of(backend, config)
+
     async def inspect(sysroot: str) -> HostReport:
-        return await inspect_host(WORKER, sysroot, f"--backend={backend}")
+        return await inspect_host(inspector, sysroot, f"--backend={backend}")
 
     identity = rollout_identity() or os.urandom(16)
     service = Service(
@@ -158,6 +161,14 @@ async def _serve(options: Options, config: Config) -> int:
         gc.freeze()
         process.return_memory()
         return await _until_end(stop, frontend, tasks)
+
+
+def inspector_of(backend: str, config: Config) -> Sequence[str]:
+    """Return the worker that looks at the host. Blocks."""
+    if backend != BOOTC:
+        return WORKER
+    # bootc mounts what it reads, even for its status, and this process may not.
+    return unconfined(WORKER, config.worker.runner.value, limit_secs=INSPECTION_SECS)
 
 
 class _Beside(Protocol):

@@ -15,6 +15,7 @@ from uuid import uuid4
 from bootcd.bootc.command import Bootc
 from bootcd.engine.deployments import Deployments
 from bootcd.health.boot import TARGET, UNIT
+from bootcd.health.entrycount import read_entries
 from bootcd.host.composefs import BOOTC, choose_backend
 from bootcd.host.mounts import unshare_mounts
 from bootcd.model.errors import BackendFailed
@@ -22,6 +23,7 @@ from bootcd.model.host import BootEntry, Host
 from bootcd.model.job import JobKind, JobRequest
 from bootcd.ostree.status import read_host
 from bootcd.ostree.sysroot import Sysroot
+from bootcd.ostreefmt.bootentries import first_image
 
 _ETC = "sysroot/state/deploy/{}/etc"
 "Of a deployment of a composefs image."
@@ -111,8 +113,17 @@ class BootcDeployed:
         host = asyncio.run(self._bootc.status())
         booted, target = host.status.booted, host.status.rollback
         return _booted(
-            host, digest=_digest(booted), target=_digest(target), target_next=host.status.rollback_queued
+            host, digest=_digest(booted), target=_digest(target), target_next=self._target_next(host)
         )
+
+    def _target_next(self, host: Host) -> bool:
+        booted, target = host.status.booted, host.status.rollback
+        if booted and target and _is_unified(booted):
+            # Of these bootc tells the reverse up to 1.16.9: https://github.com/bootc-dev/bootc/issues/2405
+            first = first_image(read_entries(self._root), (booted.id, target.id))
+            if first:
+                return first == target.id
+        return host.status.rollback_queued
 
     def boot_next(self, *, target: bool) -> None:
         if self.look().target_next is target:
@@ -132,6 +143,12 @@ class BootcDeployed:
             judged=enabled.is_symlink(),
             systemd_boot=staged.composefs.get("bootloader") == "systemd",
         )
+
+
+def _is_unified(entry: BootEntry) -> bool:
+    """Tell whether systemd-boot starts it as a unified kernel image."""
+    composefs = entry.composefs or {}
+    return (composefs.get("bootType"), composefs.get("bootloader")) == ("Uki", "systemd")
 
 
 def _booted(host: Host, *, digest: str, target: str, target_next: bool) -> Booted:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from bootcd.health.bootcount import ATTEMPTS, writable
@@ -30,6 +31,22 @@ _MARK = "counted"
 _MARK_LIMIT = 4096
 
 
+def find_place(root: Path) -> Path | None:
+    """Return where the file system with the boot entries is mounted."""
+    places = (root / name for name in _PLACES)
+    return next((place for place in places if (place / _ENTRIES).is_dir()), None)
+
+
+def read_entries(root: Path) -> list[str]:
+    """Return what is in the boot entries; what cannot be read is left out. Blocks."""
+    place = find_place(root)
+    texts = []
+    for path in sorted((place / _ENTRIES).glob("*.conf")) if place else ():
+        with suppress(OSError):
+            texts.append(read_bounded(path, _ENTRY_LIMIT).decode(errors="replace"))
+    return texts
+
+
 class EntryCounter:
     """The counters of a host's entries. Every method blocks; `deployment` is the id bootc gives it.
 
@@ -37,8 +54,7 @@ class EntryCounter:
     """
 
     def __init__(self, root: Path, state: Path) -> None:
-        places = (root / name for name in _PLACES)
-        self._place = next((place for place in places if (place / _ENTRIES).is_dir()), None)
+        self._place = find_place(root)
         self._mark = state / _MARK
 
     @property

@@ -289,10 +289,31 @@ def choose_runner(
     That directory is what sd_booted(3) looks for. Blocks.
     """
     units, processes = SystemdRunner(environment_file), SubprocessRunner(open_log)
+    return HandleRunner(units if _by_units(setting) else processes, units=units, processes=processes)
+
+
+def _by_units(setting: Literal["auto", "systemd", "subprocess"]) -> bool:
     if setting == "auto":
-        booted = Path("/run/systemd/system").is_dir() and os.geteuid() == 0
-        setting = "systemd" if booted else "subprocess"
-    return HandleRunner(units if setting == "systemd" else processes, units=units, processes=processes)
+        return Path("/run/systemd/system").is_dir() and os.geteuid() == 0
+    return setting == "systemd"
+
+
+def unconfined(
+    argv: Sequence[str],
+    setting: Literal["auto", "systemd", "subprocess"],
+    *,
+    scope: Literal["system", "user"] = "system",
+    limit_secs: float,
+) -> tuple[str, ...]:
+    """Return a command that runs another outside of what this process may do, with its output and exit code.
+
+    As a unit of its own, ended after `limit_secs`; where jobs are no units, as it is. Blocks.
+    """
+    if not _by_units(setting):
+        return tuple(argv)
+    options = ("--quiet", "--collect", "--no-ask-password", "--pipe", "--wait", "--service-type=exec")
+    limit = f"--property=RuntimeMaxSec={limit_secs:g}"
+    return ("systemd-run", f"--{scope}", *options, limit, "--description=Look at the host", "--", *argv)
 
 
 def _identity(handle: WorkerHandle) -> ProcessId:

@@ -6,6 +6,7 @@ https://uapi-group.org/specifications/specs/boot_loader_specification/#boot-coun
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bootcd.ostreefmt.composefs import parse_booted_composefs
@@ -29,13 +30,32 @@ def parse_entry_name(name: str) -> EntryName | None:
     return EntryName(match[1], int(match[2]) if match[2] else None) if match else None
 
 
+def first_image(texts: Iterable[str], images: Iterable[str]) -> str:
+    """Return which of these images comes first in systemd-boot's menu; empty if none is in it.
+
+    Of entries bootc writes the sort keys alone decide.
+    """
+    wanted = [image for image in images if image]
+    found = [
+        (_values(text).get("sort-key", ""), image) for text in texts for image in wanted if image in text
+    ]
+    return min(found, default=("", ""))[1]
+
+
 def counted_image(text: str) -> str:
     """Return the composefs image an entry boots, by digest; empty if it boots none that is counted.
 
     systemd-boot counts an entry that names a kernel by `linux`, and none that names a program by `efi`.
     """
-    pairs = [line.strip().partition(" ") for line in text.splitlines()]
-    keys = {key for key, _, _ in pairs}
-    options = " ".join(value for key, _, value in pairs if key == "options")
-    booted = parse_booted_composefs(options)
-    return booted.digest if booted and "linux" in keys else ""
+    values = _values(text)
+    booted = parse_booted_composefs(values.get("options", ""))
+    return booted.digest if booted and "linux" in values else ""
+
+
+def _values(text: str) -> dict[str, str]:
+    """Return the values by their keys; those of a key that comes again are joined by blanks."""
+    values: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.strip().partition(" ")
+        values[key] = f"{values.get(key, '')} {value}".strip()
+    return values

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ import pytest
 
 from tests.conftest import MachineFactory
 from tests.support.bootc_stand_in import BootcStandIn, composefs_entry, composefs_host
+from tests.support.bus import PrivateBus
 from tests.support.machine import PERSON, REPOSITORY, Machine
+from tests.support.oci_image import file, make_image, make_layer
+from tests.support.registry import Registry
 
 pytestmark = pytest.mark.machine
 
@@ -252,3 +256,35 @@ async def test_boots_are_not_counted_where_nobody_would_stop_that(host: Composef
     enabled.unlink()
     await menu.shut_down()
     assert menu.names == names
+
+
+async def test_version_that_was_left_is_told_and_not_staged_again(host: Composefs, tmp_path: Path) -> None:
+    (tmp_path / "registry").mkdir()
+    async with Registry(tmp_path / "registry") as registry:
+        newest = make_image([make_layer([file("usr/version", b"2")])], labels={"version": "2"})
+        digest = await registry.push("os", "1", newest)
+        for entry, known in ((new := deepcopy(NEW), digest), (old := deepcopy(OLD), "sha256:" + "1" * 64)):
+            reference = {"image": f"{registry.host}/os:1", "transport": "registry"}
+            entry["image"] |= {"image": reference, "imageDigest": known}
+        host.bootc.answer("host.json", composefs_host(booted=new, rollback=old))
+        assert await host.judge() == 1
+        host.bootc.reboot()
+        host.set_check("true")
+        assert await host.judge() == 0
+        machine = host.machine
+        config = machine.path("/run/config/10-test.toml")
+        config.parent.mkdir()
+        config.write_text(f'[updates]\nmode = "stage"\n[registry]\ninsecure = ["{registry.host}"]\n')
+        async with await PrivateBus.start(machine) as bus:
+            environment = {"PATH": f"{host.bootc.directory}:/usr/bin:/bin"}
+            await machine.popen([sys.executable, "-m", "bootcd", "--config-dir=/run/config"], env=environment)
+            await bus.wait_for_name("org.bootcd1")
+            ctl = [sys.executable, "-m", "bootcctl"]
+            await machine.run([*ctl, "check"])
+            history = json.loads((await machine.run([*ctl, "history", "--json"])).stdout)["entries"]
+            service = json.loads(machine.path("/run/bootcd/service.json").read_text())
+    told = [entry for entry in history if entry["requester"] == "health"]
+    assert [(entry["kind"], entry["state"]) for entry in told] == [("rollback", "done")]
+    assert told[0]["reason"].endswith(f"{CHECK}: exit status 1: no answer")
+    assert "not staged: this version booted badly here" in service["next-action"]["reason"]
+    assert host.bootc.calls == [["rollback"]]

@@ -141,6 +141,22 @@ class JobBench:
         return next(record for record in self.manager.jobs() if record.request.uuid == uuid)
 
 
+class Changes:
+    """Is called at each change, and has a test wait until something holds."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+
+    def __call__(self) -> None:
+        self._changed.set()
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not true():
+                self._changed.clear()
+                await self._changed.wait()
+
+
 async def eventually(holds: Callable[[], bool]) -> None:
     """Return once something holds that nobody tells of, such as the end of a process."""
     while not holds():  # noqa: ASYNC110 - nobody tells

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -57,6 +58,17 @@ def update_to(digit: str) -> ImageUpdate:
 
 BOOTED = host_of(deployment("a"))
 STAGED = host_of(deployment("a"), deployment("b"))
+
+# What a worker does, for `WorkerScript.steps`.
+FOUND = ["outcome", {"state": "done", "update": update_to("b").model_dump(mode="json")}]
+FAILED = [
+    "outcome",
+    {
+        "state": "failed",
+        "error": {"name": "RegistryUnavailable", "message": "no answer", "hint": "", "fields": {}},
+    },
+]
+TAKEN = [["host", json.loads(STAGED.to_json())], ["outcome", {"state": "done", "changed": True}]]
 
 
 class ServiceBench:

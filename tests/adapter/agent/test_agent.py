@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -24,18 +23,19 @@ from bootcd.update.facts import Action, Mode, Rules
 from bootcd.update.gates import Gate
 from bootcd.update.surroundings import Source, Surroundings
 from tests.support.jobs import DONE, SOMEBODY, SetClock, WorkerScript
-from tests.support.service import BOOTED, STAGED, ServiceBench, host_of, show_host, update_to
+from tests.support.service import (
+    BOOTED,
+    FAILED,
+    FOUND,
+    STAGED,
+    TAKEN,
+    ServiceBench,
+    host_of,
+    show_host,
+    update_to,
+)
 
 PAUSED = f"first check; user {SOMEBODY.uid} has paused updates"
-FOUND = ["outcome", {"state": "done", "update": update_to("b").model_dump(mode="json")}]
-FAILED = [
-    "outcome",
-    {
-        "state": "failed",
-        "error": {"name": "RegistryUnavailable", "message": "gone", "hint": "", "fields": {}},
-    },
-]
-TAKEN = [["host", json.loads(STAGED.to_json())], ["outcome", {"state": "done", "changed": True}]]
 
 
 class Time:

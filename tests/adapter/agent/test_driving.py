@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from bootcd.agent.driving import Driving
 from tests.support.blocking import no_blocking_calls as no_blocking_calls
+from tests.support.jobs import Changes
 
 
 class Watched:
     def __init__(self, directory: Path) -> None:
-        self._changed = asyncio.Event()
-        self.driving = Driving(directory, self._changed.set)
+        changes = Changes()
+        self.until = changes.until
+        self.driving = Driving(directory, changes)
 
     @property
     def names(self) -> list[str]:
         return [driver.name for driver in self.driving.drivers]
-
-    async def until(self, true: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
-            while not true():
-                self._changed.clear()
-                await self._changed.wait()
 
 
 @pytest.fixture

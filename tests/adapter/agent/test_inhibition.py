@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from bootcd.model.errors import BackendFailed, Inhibited
 from bootcd.model.job import JobKind, JobOptions
 from bootcd.update.inhibit import How, What, Wish
 from tests.support.blocking import no_blocking_calls as no_blocking_calls
-from tests.support.jobs import SOMEBODY, SetClock, WorkerScript
+from tests.support.jobs import SOMEBODY, Changes, SetClock, WorkerScript
 from tests.support.service import ServiceBench
 
 WISH = Wish(what=(What.STAGE,), who="backup", why="copying", how=How.BLOCK, uid=7)
@@ -24,15 +23,10 @@ class Watched:
     """An `Inhibition` whose changes can be awaited."""
 
     def __init__(self, directory: Path, clock: SetClock | None = None) -> None:
-        self._changed = asyncio.Event()
+        changes = Changes()
+        self.until = changes.until
         self.clock = clock or SetClock()
-        self.inhibition = Inhibition(directory, self.clock, self._changed.set)
-
-    async def until(self, true: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
-            while not true():
-                self._changed.clear()
-                await self._changed.wait()
+        self.inhibition = Inhibition(directory, self.clock, changes)
 
     @property
     def numbers(self) -> list[int]:

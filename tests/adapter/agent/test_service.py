@@ -34,24 +34,17 @@ from bootcd.update.facts import Mode, Rules
 from tests.support.jobs import DONE, SOMEBODY, SetClock, WorkerScript, eventually
 from tests.support.service import (
     BOOTED,
+    FAILED,
+    FOUND,
     IMAGE,
     STAGED,
+    TAKEN,
     ServiceBench,
     deployment,
     host_of,
     show_host,
     update_to,
 )
-
-FOUND = ["outcome", {"state": "done", "update": update_to("b").model_dump(mode="json")}]
-TAKEN = [["host", json.loads(STAGED.to_json())], ["outcome", {"state": "done", "changed": True}]]
-FAILED = [
-    "outcome",
-    {
-        "state": "failed",
-        "error": {"name": "RegistryUnavailable", "message": "no answer", "hint": "", "fields": {}},
-    },
-]
 
 
 async def test_host_is_looked_at_at_start(tmp_path: Path, script: WorkerScript) -> None:

@@ -14,7 +14,7 @@ import pytest
 from bootcd.host import process
 from bootcd.jobs.manager import Limits
 from bootcd.jobs.records import JobStore
-from bootcd.jobs.runner import HandleRunner, SubprocessRunner, SystemdRunner
+from bootcd.jobs.runner import HandleRunner, SubprocessRunner, SystemdRunner, unconfined
 from bootcd.model.errors import BackendFailed
 from bootcd.model.job import JobState, WorkerHandle
 from tests.support.jobs import DONE, SOMEBODY, JobBench, WorkerScript, eventually
@@ -57,6 +57,21 @@ async def test_job_runs_in_a_unit_of_its_own(tmp_path: Path, script: WorkerScrip
         script.release()
         assert (await bench.manager.wait(record.request.uuid)).state is JobState.DONE
         await eventually(lambda: show(unit, "LoadState")["LoadState"] == "not-found")
+
+
+async def test_command_outside_of_the_sandbox_answers_as_if_it_were_within() -> None:
+    script = "echo $0; echo told >&2; exit 1"
+    command = unconfined(("sh", "-c", script, "word"), "systemd", scope="user", limit_secs=60)
+    done = await process.run(command, deadline_secs=60, limit=4096)
+    assert (done.status, done.stdout.splitlines()[0], done.stderr) == (1, b"word", b"told\n")
+    within = ("sh", "-c", "cat /proc/self/cgroup")
+    elsewhere = await process.run(
+        unconfined(within, "systemd", scope="user", limit_secs=60), deadline_secs=60, limit=4096
+    )
+    assert b"/run-" in elsewhere.stdout
+    assert unconfined(within, "subprocess", limit_secs=60) == within
+    long = unconfined(("sleep", "600"), "systemd", scope="user", limit_secs=0.5)
+    assert (await process.run(long, deadline_secs=60, limit=4096)).status != 0
 
 
 async def test_unit_outlives_the_daemon_and_is_adopted(tmp_path: Path, script: WorkerScript) -> None:
