@@ -286,9 +286,8 @@ def _by_archive(
             contents[entry.name] = _content(entry)
     _require_digest(tables[layout.tar_split], table.tar_split_digest, "tar-split")
     here = index.find([(content.digest, content.size) for content in contents.values()])
-    for name, content in contents.items():
-        if held := here.get(content.digest):
-            contents[name] = replace(content, held=held)
+    for content in contents.values():
+        content.held = here.get(content.digest, ())
     spans = _needed(contents.values())
     return ProvedByArchive(
         sum(span.size for span in spans),
@@ -311,8 +310,8 @@ def _by_table(
             items.append(Item(entry, _content(listed) if entry.size else None))
     here = index.find([(item.content.digest, item.content.size) for item in items if item.content])
     for item in items:
-        if item.content and (held := here.get(item.content.digest)):
-            item.content = replace(item.content, held=held)
+        if item.content:
+            item.content.held = here.get(item.content.digest, ())
     spans = _needed(item.content for item in items if item.content)
     return ProvedByTable(sum(span.size for span in spans), spans, index.path_of, items)
 

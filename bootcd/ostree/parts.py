@@ -22,7 +22,7 @@ from bootcd.ostreefmt.objects import Xattr
 MAX_WINDOW_BYTES = 128 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Content:
     """Content of a file of the layer: that of objects of the repository, or a part of the blob."""
 
@@ -39,7 +39,10 @@ class Content:
         if not self.held or self.size != size:
             return None
         facts = facts_of(uid, gid, mode, tuple(xattrs), size)
-        return next((held.checksum for held in self.held if held.facts == facts), None)
+        for checksum, its_facts in self.held:
+            if its_facts == facts:
+                return checksum
+        return None
 
 
 class Parts:

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from struct import Struct
 from typing import NamedTuple
 
@@ -128,9 +128,10 @@ def dirtree(files: Iterable[tuple[str, bytes]], dirs: Iterable[tuple[str, bytes,
         dir_items = [_tree_item(name, (tree, meta)) for name, tree, meta in dir_list]
     except UnicodeEncodeError:
         raise InvalidLayer("the layer has a name that is not UTF-8") from None
-    if any(a[0] == b[0] for a, b in pairwise(file_list)) or any(a[0] == b[0] for a, b in pairwise(dir_list)):
+    file_names, dir_names = {item[0] for item in file_list}, {item[0] for item in dir_list}
+    if len(file_names) < len(file_list) or len(dir_names) < len(dir_list):
         raise InvalidLayer("the layer has two entries of one name in a directory")
-    if file_list and dir_list and not {item[0] for item in file_list}.isdisjoint(d[0] for d in dir_list):
+    if not file_names.isdisjoint(dir_names):
         raise InvalidLayer("the layer has a file and a directory of one name")
     files_array = _pack_array(file_items)
     dirs_array = _pack_array(dir_items)
@@ -199,7 +200,7 @@ def _tree_item(name: str, object_ids: tuple[bytes, ...]) -> bytes:
     raw = name.encode()
     if len(raw) > _NAME_MAX:
         raise InvalidLayer(f"the layer has a name that is too long: {name[:_NAME_MAX]!r}")
-    ids = b"".join(object_ids)
+    ids = object_ids[0] if len(object_ids) == 1 else b"".join(object_ids)
     if len(ids) != _CHECKSUM_LEN * len(object_ids):
         raise InternalError("a directory entry was given a checksum of the wrong size")
     # The last member of a tuple needs no offset, and the others' are stored last first.
@@ -213,6 +214,24 @@ def _tree_item(name: str, object_ids: tuple[bytes, ...]) -> bytes:
 
 
 def _parse_tree_item(item: bytes, id_count: int) -> tuple[str, tuple[bytes, ...]]:
+    if len(item) <= 0xFF:  # nearly always, with offsets of one byte
+        end = len(item) - id_count * (1 + _CHECKSUM_LEN)
+        raw = item[: max(0, end - 1)]
+        if (
+            raw
+            and item[end - 1] == 0
+            and item[-1] == end
+            and (id_count == 1 or item[-2] == end + _CHECKSUM_LEN)
+            and b"\0" not in raw
+            and b"/" not in raw
+            and raw not in (b".", b"..")
+        ):
+            try:
+                first = item[end : end + _CHECKSUM_LEN]
+                return raw.decode(), (first,) if id_count == 1 else (first, item[end + _CHECKSUM_LEN : -2])
+            except UnicodeDecodeError:
+                raise _corrupt("dirtree") from None
+        raise _corrupt("dirtree")
     end = len(item) - id_count * _width(len(item)) - id_count * _CHECKSUM_LEN - 1
     try:
         name = item[:end].decode() if end > 0 else ""
@@ -251,12 +270,8 @@ def _pack_array(items: list[bytes]) -> bytes:
     """Serialise an array of members of varying size: the members, then where each ends."""
     if not items:
         return b""
-    ends: list[int] = []
-    end = 0
-    for item in items:
-        end += len(item)
-        ends.append(end)
-    width = _offset_width(end, len(items))
+    ends = list(accumulate(map(len, items)))
+    width = _offset_width(ends[-1], len(items))
     if width == 1:
         return b"".join(items) + bytes(ends)
     code = {2: "H", 4: "I", 8: "Q"}[width]
