@@ -119,7 +119,7 @@ class BootcDeployed:
     def _target_next(self, host: Host) -> bool:
         booted, target = host.status.booted, host.status.rollback
         if booted and target and _is_unified(booted):
-            # Of these bootc tells the reverse up to 1.16.9: https://github.com/bootc-dev/bootc/issues/2405
+            # Of these bootc 1.16.9, and what is older, tells the reverse: https://github.com/bootc-dev/bootc/issues/2405
             first = first_image(read_entries(self._root), (booted.id, target.id))
             if first:
                 return first == target.id
