@@ -72,6 +72,8 @@ class Descriptor:
 Handler = Callable[[Call], Awaitable[list[Any]]]
 Handlers = Mapping[tuple[str, str], Handler]
 "By interface and method name."
+Readers = Mapping[tuple[str, str], Callable[[Mapping[str, Any]], list[Any] | None]]
+"Likewise, what answers from memory by the options alone; None where the handler has to wait for something."
 
 
 @dataclass(slots=True)
@@ -93,12 +95,14 @@ class Dispatcher:
         connection: Connection,
         tree: ObjectTree,
         handlers: Handlers,
+        readers: Readers,
         owner_of: Callable[[str], int | None],
         verified: Callable[[], bool],
     ) -> None:
         self._connection = connection
         self._tree = tree
         self._handlers = handlers
+        self._readers = readers
         self._owner_of = owner_of
         self._verified = verified
         self._callers = Callers(connection)
@@ -147,7 +151,13 @@ class Dispatcher:
                 f"{interface.name}.{method.name} takes ({method.signature}), not ({message.signature})"
             )
         if handler := self._handler(message, interface, method):
-            self._serve_later(message, interface, method, handler)
+            arguments, options = _checked(message, method)
+            reader = self._readers.get((interface.name, method.name))
+            body = reader(options) if reader else None
+            if body is None:
+                self._serve_later(message, method, handler, arguments, options)
+            else:
+                self._answer(message, method, body)
         else:
             self._answer(message, method, self._answer_of_tree(message))
 
@@ -200,8 +210,14 @@ class Dispatcher:
                     raise ProtocolError("PropertyReadOnly", f"{body[1]} cannot be set")
                 return [value]
 
-    def _serve_later(self, message: Message, interface: Interface, method: Method, handler: Handler) -> None:
-        arguments, options = _checked(message, method)
+    def _serve_later(
+        self,
+        message: Message,
+        method: Method,
+        handler: Handler,
+        arguments: tuple[Any, ...],
+        options: Mapping[str, Any],
+    ) -> None:
         sender = str(message.sender)
         calls = self._served.get(sender, [])
         if len(calls) >= _CALLS_PER_SENDER or sum(map(len, self._served.values())) >= _CALLS:

@@ -48,7 +48,7 @@ class Frontend:
         self._tree.put(LOG_PATH, LOG_CONTROL, None)
         self._unsubscribe = service.subscribe(self._publisher.observe)
         self._progress = ProgressPipes(service)
-        self._handlers = Methods(service, self._publisher, self._progress).handlers()
+        self._methods = Methods(service, self._publisher, self._progress)
         self._surroundings = SurroundingsWatch()
         self._notices = Notices()
         self._supervisor: asyncio.Task[None] | None = None
@@ -109,7 +109,8 @@ class Frontend:
         self._dispatcher = Dispatcher(
             connection,
             self._tree,
-            self._handlers,
+            self._methods.handlers(),
+            self._methods.readers(),
             self._publisher.owner_of,
             lambda: self._service.snapshot.trust.verifies,
         )

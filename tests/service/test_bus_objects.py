@@ -23,6 +23,7 @@ from tests.support.bus_front import (
     MANAGER_NAME,
     OBJECT_MANAGER,
     OWN,
+    PROPERTIES,
     ROLLBACK_PATH,
     STAGED_PATH,
     START_USEC,
@@ -141,6 +142,19 @@ async def test_get_managed_objects_lists_every_object_below_the_root(
         JOB_PATH: {JOB_NAME},
     }
     assert managed[JOB_PATH][JOB_NAME] == await get_all(peer, JOB_PATH, JOB_NAME)
+
+
+async def test_status_is_answered_in_its_turn_and_not_after_a_question_to_the_bus(peer: Peer) -> None:
+    order: list[str] = []
+
+    async def ask(name: str, *call: Any) -> None:
+        await peer.call(ROOT_PATH, *call)
+        order.append(name)
+
+    async with asyncio.TaskGroup() as calls:
+        calls.create_task(ask("status", MANAGER_NAME, "GetStatus", "a{sv}", [{}]))
+        calls.create_task(ask("property", PROPERTIES, "Get", "ss", [MANAGER_NAME, "Version"]))
+    assert order == ["status", "property"]
 
 
 async def test_get_status_is_the_document_of_the_snapshot(peer: Peer, service: ScriptedService) -> None:
