@@ -72,7 +72,9 @@ class WaitlessLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._clock.awake
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
         """Do it on the loop, but later, as a thread would."""
         future: asyncio.Future[Any] = self.create_future()
         self.call_soon(self._run, future, func, args)
@@ -90,7 +92,7 @@ class WaitlessLoop(asyncio.SelectorEventLoop):
                 future.set_result(result)
 
 
-class _Waitless(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
+class _Waitless(selectors.DefaultSelector):
     def __init__(self, clock: RunningClock, passes: Callable[[float], None]) -> None:
         super().__init__()
         self._clock = clock

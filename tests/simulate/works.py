@@ -15,7 +15,7 @@ from bootcd.model.errors import BootcdError, Busy, NoSuchJob
 from bootcd.model.job import JobRecord, JobRequest, JobState, Outcome, Requester
 
 if TYPE_CHECKING:
-    from tests.simulate.world import World
+    from tests.simulate.machine import Machine
 
 _CANCEL_SECS = 2.0
 
@@ -23,7 +23,7 @@ _CANCEL_SECS = 2.0
 class Works:
     """`current` is the job that is being accepted or at work, whether there is a service or not."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Machine) -> None:
         self._world = world
         self._last_number = 0
         self._on_event: Callable[[JobEvent], None] | None = None
