@@ -71,6 +71,12 @@ WRONG = [
         "update.planner.next_check", _shifted(next_check, -1), "a check before its turn", id="check early"
     ),
     pytest.param(
+        "update.planner.telling_from",
+        lambda now, rules: max(now, next_opening(rules.windows, rules.zone, now).opens),
+        "a window was skipped",
+        id="people told late",
+    ),
+    pytest.param(
         "update.planner.courtesy_from",
         lambda now, rules: now + timedelta(seconds=30),
         "a reboot before people could finish",

@@ -225,7 +225,7 @@ class Knowledge:
                 if self._applied is None or self._applied[0] != name:
                     self._applied = (name, Tries(now))
                 error = record.outcome.error if record.outcome else None
-                refused = error is not None and error.name in ("FleetLockRefused", "BackendFailed")
+                refused = error is not None and error.name == "FleetLockRefused"
                 self._applied[1].last = now
                 self._applied[1].failed += not refused
             case _:

@@ -521,6 +521,29 @@ async def test_reboot_waits_for_people_and_longer_if_they_call_it_off(
     assert outside.told == [first, again]
 
 
+async def test_people_are_told_before_a_window_opens(
+    tmp_path: Path, script: WorkerScript, time: Time
+) -> None:
+    show_host(script, STAGED)
+    bench, outside = ServiceBench(tmp_path, script, clock=time.clock, mode=Mode.APPLY), Outside()
+    rules = replace(bench.settings.rules, windows=(parse_window("12:25", timedelta(hours=1)),))
+    bench.settings = replace(bench.settings, rules=rules)
+    opens = time.clock.now() + timedelta(minutes=25)
+    async with bench, agent_at_work(bench, time):
+        bench.service.attach(outside)
+        await bench.service.reload()
+        await time.sleeper(600.0)
+        await time.passes(minutes=10)
+        await time.sleeper(300.0)
+        assert bench.service.snapshot.reboot_at is None
+        await time.passes(minutes=5)
+        await bench.shown(reboot_at=opens)
+        script.steps(["ready"], ["outcome", {"state": "done", "reboot": True}])
+        await time.passes(minutes=10)
+        await bench.shown(state="rebooting")
+    assert outside.told == [opens]
+
+
 async def test_appointment_is_called_off_by_people_who_were_told_of_it(
     tmp_path: Path, script: WorkerScript, time: Time
 ) -> None:
