@@ -223,8 +223,7 @@ class Fetch:
         """Return how to fetch parts of a layer, None if it is to be fetched whole."""
         if self._partial is None:
             return None
-        plan = await self._partial.plan(layer, what=what, turn=self._turn)
-        vain, self._partial.bytes_in_vain = self._partial.bytes_in_vain, 0
+        plan, vain = await self._partial.plan(layer, what=what, turn=self._turn)
         self._progress.bytes_done += vain
         self._progress.bytes_total += vain
         return plan

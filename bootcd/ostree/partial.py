@@ -17,8 +17,8 @@ import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial as bound
 from typing import IO, Literal, TypeVar, cast
 
 import zstandard
@@ -66,6 +66,8 @@ MIN_LAYER_BYTES = 256 << 10
 WORTH = 0.8
 "A layer is fetched in parts if they cost at most this share of it."
 
+_SIDE_BY_SIDE_BYTES = 2 << 20
+"Tables up to this size are fetched beside each other; of a layer of 5,000 files they have half a megabyte."
 _PIECE_BYTES = 1 << 20
 _FLYING = 8
 "Ranges of one layer that are asked for at once, at most."
@@ -152,35 +154,52 @@ class PartialFetch:
     def __init__(
         self, read_range: ReadRange, index: ContentIndex, when: When, proof: Proof, ahead_bytes: int
     ) -> None:
-        self.bytes_in_vain = 0
-        "Of tables that led to nothing."
         self._read_range = read_range
         self._index = index
         self._when = when
         self._proof = proof
         self._ahead_bytes = ahead_bytes
         self._planning = asyncio.Lock()
-        "One table in memory at a time."
+        "One plan is made at a time."
+        self._large = asyncio.Lock()
+        "One large table is in memory at a time."
         self._no_ranges = False
 
-    async def plan(self, layer: Descriptor, *, what: str, turn: Turn) -> PartialLayer | None:
-        """Return how to fetch parts of a layer, None if all of it is to be fetched. Takes turns with readers.
+    async def plan(self, layer: Descriptor, *, what: str, turn: Turn) -> tuple[PartialLayer | None, int]:
+        """Return how to fetch parts of a layer, and how many bytes were fetched in vain to find out.
 
-        Raises what `read_range` raises.
+        None if all of it is to be fetched. Takes turns with readers. Raises what `read_range` raises.
         """
+        spent = 0
         try:
             layout = layer_layout(layer.annotations, layer.size)
             if layout is None or self._no_ranges or layer.compression != "zstd":
-                return None
+                return None, 0
             if layout.tar_split is None and self._proof == "archive":
                 raise InvalidLayer("its archive cannot be rebuilt and so not be verified")
             if self._when == "auto" and layer.size < MIN_LAYER_BYTES:
-                return None
-            async with self._planning:
-                return await self._planned(layer, layout, what=what, turn=turn)
+                return None, 0
+            wanted = self._wanted(layout)
+            spans = _table_spans(wanted)
+            table_bytes = sum(span.size for span in spans)
+            # Those of many layers may be on their way at a time, and only one that is large.
+            async with nullcontext() if table_bytes <= _SIDE_BY_SIDE_BYTES else self._large:
+                tables = await self._tables(layer, wanted, spans)
+                if tables is None:
+                    return None, 0
+                spent = table_bytes
+                _require_digest(tables[layout.table], layout.table_digest, "table of contents")
+                async with self._planning:
+                    plan = await self._planned(layout, tables, layer.size, turn)
+            if self._when == "auto" and spent + cost(plan.spans) > layer.size * WORTH:
+                log.info("%s is fetched whole: too little of it is here", what)
+                return None, spent
         except (InvalidLayer, DigestMismatch) as error:
             log.warning("%s is fetched whole: %s", what, error.message)
-            return None
+            return None, spent
+        plan = replace(plan, size=spent + plan.size)
+        log.info("%s: %d of %d bytes are fetched, in %d ranges", what, plan.size, layer.size, len(plan.spans))
+        return plan, 0
 
     async def blocks(self, layer: Descriptor, plan: PartialLayer) -> AsyncGenerator[bytes, None]:
         """Yield what is fetched, in order; several ranges are in flight."""
@@ -213,55 +232,46 @@ class PartialFetch:
             raise InvalidLayer("the server gives no parts of blobs any more")
         return data
 
-    async def _tables(self, layer: Descriptor, layout: Layout) -> dict[Part, bytes] | None:
-        """Return what is needed of table and tar-split, compressed; the table verified."""
+    def _wanted(self, layout: Layout) -> list[Part]:
+        """Return what is needed of table and tar-split."""
         wanted = [layout.table]
         if layout.tar_split is not None and self._proof == "archive":
             wanted.append(layout.tar_split)
         if sum(part.size for part in wanted) > MAX_TABLES_BYTES:
             raise InvalidLayer("its tables are too large")
+        return wanted
+
+    async def _tables(
+        self, layer: Descriptor, wanted: list[Part], spans: list[Span]
+    ) -> dict[Part, bytes] | None:
+        """Return parts of a layer, compressed and unverified."""
         found: dict[Part, bytes] = {}
-        for span in _table_spans(wanted):
+        for span in spans:
             data = await self._read_range(layer, span.start, span.size)
             if data is None:
+                self._no_ranges = True
+                log.info("the server gives no parts of blobs: layers are fetched whole")
                 return None
-            self.bytes_in_vain += span.size
             for part in wanted:
                 if span.start <= part.offset < span.end:
                     found[part] = data[part.offset - span.start : part.end - span.start]
-        _require_digest(found[layout.table], layout.table_digest, "table of contents")
         return found
 
     async def _planned(
-        self, layer: Descriptor, layout: Layout, *, what: str, turn: Turn
-    ) -> PartialLayer | None:
-        before = self.bytes_in_vain
-        tables = await self._tables(layer, layout)
-        if tables is None:
-            self._no_ranges = True
-            log.info("the server gives no parts of blobs: layers are fetched whole")
-            return None
-        make = bound(_by_table if self._proof == "table" else _by_archive, self._index, layout, tables)
-
+        self, layout: Layout, tables: dict[Part, bytes], layer_bytes: int, turn: Turn
+    ) -> PartialLayer:
         def in_turn() -> PartialLayer:
             with turn:
-                return make(layer.size)
+                make = _by_table if self._proof == "table" else _by_archive
+                return make(self._index, layout, tables, layer_bytes)
 
         thread = asyncio.get_running_loop().run_in_executor(None, in_turn)
         try:
-            plan = await asyncio.shield(thread)
+            return await asyncio.shield(thread)
         except asyncio.CancelledError:
             self._index.stop()
             await asyncio.wait([thread])
             raise
-        spent = self.bytes_in_vain - before
-        if self._when == "auto" and spent + cost(plan.spans) > layer.size * WORTH:
-            log.info("%s is fetched whole: too little of it is here", what)
-            return None
-        self.bytes_in_vain = before
-        plan = replace(plan, size=spent + plan.size)
-        log.info("%s: %d of %d bytes are fetched, in %d ranges", what, plan.size, layer.size, len(plan.spans))
-        return plan
 
 
 def _table_spans(parts: Iterable[Part]) -> list[Span]:

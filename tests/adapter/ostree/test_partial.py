@@ -524,3 +524,23 @@ async def test_cancellation_between_ranges_leaves_nothing_behind(staged_reposito
     with pytest.raises(asyncio.CancelledError):
         await job
     assert not list((repository.path / "tmp").glob("bootcd-stage-*"))
+
+
+async def test_tables_of_several_layers_are_fetched_side_by_side(staged_repository: Repository) -> None:
+    repository = staged_repository
+    await run_import(repository, make_image([make_chunked_layer(system(0))]), reference=OLD)
+    image = make_image(
+        [make_chunked_layer(system(1)), make_chunked_layer([file("etc/more", noise(9, 30_000))])]
+    )
+    both = asyncio.Barrier(2)
+
+    class Meeting(Ranges):
+        async def read(self, layer: Descriptor, start: int, size: int) -> bytes | None:
+            if layer.digest not in {digest for digest, _, _ in self.asked}:
+                self.asked.append((layer.digest, start, size))
+                await both.wait()
+            return await super().read(layer, start, size)
+
+    async with asyncio.timeout(60):
+        await run_import(repository, image, ranges=Meeting(image), partial="always")
+    ostree(repository, "fsck")
