@@ -4,8 +4,8 @@
 
 Of the last step the layers take turns, and only while there is something to do.
 
-What is finished is published every few hundred megabytes, so that after a crash at any moment only
-unfinished layers are fetched again. The commit a chunked image was made from is written when all that it
+What is finished is published every few seconds, or once if all of it takes no longer, so that after a crash
+at any moment little is fetched again. The commit a chunked image was made from is written when all that it
 reaches was seen.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import stat
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -55,8 +56,12 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_BYTES = 256 << 20
-"Compressed bytes of layers that are written together and published when all of them are verified."
+CHECKPOINT_SECS = 20
+CHECKPOINT_BYTES = 1 << 30
+"""Layers that begin within this time, or so many compressed bytes, are written together, and published when
+all of them are verified. Only the first to be published can move into a new repository as whole directories,
+those after them move file by file; so a fast import has one publication, and a slow one loses little to a
+crash."""
 
 OpenBlob = Callable[[Descriptor], AsyncGenerator[bytes, None]]
 "Streams a blob; an error comes before the end of the iteration if the bytes are not the blob's."
@@ -115,6 +120,7 @@ class _Batch:
     store: ObjectStore
     vouched: bool = False
     "Of layers in parts, whose files are verified one by one; the others are verified as a whole."
+    begun: float = field(default_factory=time.monotonic)
     bytes_started: int = 0
     unfinished: int = 0
     refs: dict[str, str] = field(default_factory=dict)
@@ -122,7 +128,7 @@ class _Batch:
 
     @property
     def full(self) -> bool:
-        return self.bytes_started >= CHECKPOINT_BYTES
+        return self.bytes_started >= CHECKPOINT_BYTES or time.monotonic() - self.begun >= CHECKPOINT_SECS
 
 
 class Fetch:

@@ -125,6 +125,31 @@ async def test_finished_layer_is_not_published_beside_an_unverified_one_of_its_s
     assert_untouched(staged)
 
 
+async def test_finished_layer_of_an_import_that_takes_long_is_kept(
+    staged: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch_module, "CHECKPOINT_SECS", 0)
+    image = make_image([base(), make_layer([file("usr/second", os.urandom(1000))])])
+    blobs, published = blobs_of(image), threading.Event()
+    checkpoint = Transaction.checkpoint
+
+    def noted(transaction: Transaction, *arguments: Any) -> None:
+        checkpoint(transaction, *arguments)
+        published.set()
+
+    async def open_blob(layer: Descriptor) -> AsyncGenerator[bytes, None]:
+        if layer.digest == image.layers[1].digest:
+            assert await asyncio.to_thread(published.wait, WAIT_SECS)
+            raise BackendFailed("the second layer is gone")
+        async for chunk in blobs(layer):
+            yield chunk
+
+    monkeypatch.setattr(Transaction, "checkpoint", noted)
+    with pytest.raises(BackendFailed, match="second layer"):
+        await run_import(staged, image, open_blob=open_blob)
+    assert set(staged.refs(BLOB_PREFIX)) == {blob_ref(image.layers[0].digest)}
+
+
 async def test_failing_layer_waits_for_a_checkpoint_under_way(
     staged: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
