@@ -88,15 +88,18 @@ class _Tokens(oras.auth.TokenAuth):  # type: ignore[misc]
 class Client(oras.provider.Registry):  # type: ignore[misc]
     """The library's client, without its retries: two minutes for a registry that is not there."""
 
-    def __init__(self, host: str, repository: str, context: ssl.SSLContext | None) -> None:
-        super().__init__(host, insecure=context is None)
+    def __init__(
+        self, host: str, repository: str, context: ssl.SSLContext | None = None, *, plain_http: bool = False
+    ) -> None:
+        """Without a context the system's authorities are trusted."""
+        super().__init__(host, insecure=plain_http)
         self.auth: oras.auth.base.AuthBackend = _Tokens(self.session, repository)
-        if context is None:
+        if plain_http:
             self.session.mount("http://", _Adapter(None))
         else:
             # Nobody is sent there, with a login or without, by a registry that speaks TLS.
             del self.session.adapters["http://"]
-        self.session.mount("https://", _Adapter(context))
+        self.session.mount("https://", _Adapter(context or ssl.create_default_context()))
 
     def find_login(self, user: str, password: str) -> None:
         """Find out which of the library's ways to log in is the registry's."""

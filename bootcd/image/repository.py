@@ -91,7 +91,7 @@ class Repository:
             if not plain_http:
                 directories = [Path("/") / name for name in CERTIFICATE_DIRS]
                 context = Certificates(ca_file, directories).context(reference.registry, known=True)
-            client = Client(host, reference.repository, context)
+            client = Client(host, reference.repository, context, plain_http=plain_http)
             repository = cls(reference, client)
             try:
                 with repository._failures():
