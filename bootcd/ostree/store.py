@@ -202,6 +202,10 @@ class StagedStore:
                 _write_all(fd, memoryview(content))
                 stage.writeback.wrote(len(content))
             _set_attributes(fd, uid, gid, mode, xattrs)
+        except BaseException:
+            # Files of a stage whose layer failed may be kept, by their names.
+            os.unlink(name, dir_fd=stage.fd)
+            raise
         finally:
             os.close(fd)
 
@@ -215,9 +219,13 @@ class StagedStore:
                 os.symlink(target, name, dir_fd=stage.fd)
             except FileExistsError:
                 return checksum
-            os.chown(name, uid, gid, dir_fd=stage.fd, follow_symlinks=False)
-            if xattrs:
-                _set_xattrs(f"/proc/self/fd/{stage.fd}/{name}", xattrs)
+            try:
+                os.chown(name, uid, gid, dir_fd=stage.fd, follow_symlinks=False)
+                if xattrs:
+                    _set_xattrs(f"/proc/self/fd/{stage.fd}/{name}", xattrs)
+            except BaseException:
+                os.unlink(name, dir_fd=stage.fd)
+                raise
         return checksum
 
     def write_metadata(self, kind: str, data: bytes) -> bytes:

@@ -9,14 +9,14 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from bootcd.model.errors import BackendFailed, OutOfSpace
+from bootcd.model.errors import BackendFailed, InvalidLayer, OutOfSpace
 from bootcd.ostree import repository as repository_module
 from bootcd.ostree import writeback
 from bootcd.ostree.libostree import OSTree
@@ -371,3 +371,23 @@ def test_disk_that_fills_up_meanwhile_is_noticed_before_a_larger_file(
     with pytest.raises(OutOfSpace, match="1 more bytes are needed"):
         write(store, b"y" * size)
     store.discard()
+
+
+@pytest.mark.parametrize(
+    "write_refused",
+    [
+        lambda store, xattrs: store.write_file(0, 0, 0o755, xattrs, 5, iter([memoryview(b"bytes")])),
+        lambda store, xattrs: store.write_symlink(0, 0, "target", xattrs),
+    ],
+    ids=["file", "link"],
+)
+def test_object_whose_attributes_the_disk_refuses_is_not_published(
+    staged: Repository, write_refused: Callable[[ObjectStore, Any], bytes]
+) -> None:
+    store = staged.new_store(vouched=True)
+
+    with pytest.raises(InvalidLayer):
+        write_refused(store, [(b"nosuchnamespace.name", b"value")])
+    publish([store])
+
+    assert not list((staged.path / "objects").rglob("*.file"))
