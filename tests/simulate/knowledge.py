@@ -141,6 +141,9 @@ class Knowledge:
             self._figures.clock_changes += 1
 
     def planned(self) -> None:
+        if self._disturbed:
+            # Only now people can be told.
+            self._open_for = self._known_for = NOTHING
         self._disturbed = False
 
     def told(self, until: datetime | None) -> None:

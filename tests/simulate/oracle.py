@@ -288,7 +288,9 @@ class Oracle(Knowledge):
     def _keeps_appointment(self, now: datetime) -> None:
         made = self._appointment
         self._figures.appointments_kept += 1
-        if made is None or made.ends is None:
+        if made is None and self._off is not None and self._unsure(self._off):
+            pass  # Called off, and the clock was set since: what logind has then says nothing.
+        elif made is None or made.ends is None:
             self.breach("a reboot nobody has asked for", "")
         elif not made.ends <= now <= made.ends + HOUR + AT_ONCE:
             self.breach("a reboot at another time than it was asked for", f"{made.ends:%F %T}")
