@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -107,29 +109,38 @@ def _rechunk(options: argparse.Namespace) -> str:
 
     from bootcd.image.packing import Compression, Packing
     from bootcd.image.rechunk import Options, rechunk
+    from bootcd.image.report import RechunkReport
     from bootcd.image.repository import auth_files
     from bootcd.model.job import WorkerSettings
 
     settings = WorkerSettings(auth_files=auth_files(options.authfile), ca_file=options.ca_file)
     progress = _progress(sys.stderr)
+    wanted = Options(
+        source=options.source,
+        destination=options.destination,
+        previous=tuple(options.previous),
+        max_layers=options.max_layers,
+        packing=Packing(Compression(options.compression), options.level),
+        architecture=options.arch,
+        spool=options.spool_dir,
+        settings=settings,
+        authfile=options.authfile,
+        plain_http=options.plain_http,
+        progress=progress,
+    )
+
+    async def work() -> RechunkReport:
+        task = asyncio.current_task()
+        assert task is not None
+        # What was written so far is removed. Only the first thread hears of signals.
+        with suppress(RuntimeError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await rechunk(wanted)
+
     try:
-        report = asyncio.run(
-            rechunk(
-                Options(
-                    source=options.source,
-                    destination=options.destination,
-                    previous=tuple(options.previous),
-                    max_layers=options.max_layers,
-                    packing=Packing(Compression(options.compression), options.level),
-                    architecture=options.arch,
-                    spool=options.spool_dir,
-                    settings=settings,
-                    authfile=options.authfile,
-                    plain_http=options.plain_http,
-                    progress=progress,
-                )
-            )
-        )
+        report = asyncio.run(work())
+    except asyncio.CancelledError:
+        sys.exit(128 + signal.SIGTERM)
     finally:
         progress("")
     return report.model_dump_json() if options.json else str(report)

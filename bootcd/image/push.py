@@ -37,8 +37,9 @@ class _Progress:
     def add(self, count: int) -> None:
         if self.stopped.is_set():
             raise Cancelled("nobody waits for it any more")
+        is_first = not self.sent
         self.sent += count
-        if self.sent - self._told >= 1 << 20:
+        if is_first or self.sent - self._told >= 1 << 20:
             self._told = self.sent
             text = f"Sending {size(self.sent)} of at most {size(self.total)}"
             self.loop.call_soon_threadsafe(self.tell, text)

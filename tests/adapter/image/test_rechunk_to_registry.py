@@ -7,6 +7,8 @@ import base64
 import hashlib
 import io
 import json
+import shutil
+import signal
 import subprocess
 import sys
 import tracemalloc
@@ -65,8 +67,15 @@ def spool(tmp_path: Path) -> Path:
     return tmp_path / "spool"
 
 
-async def rechunk(spool: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    output, errors = io.StringIO(), io.StringIO()
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+async def rechunk(
+    spool: Path, *words: str, errors: io.StringIO | None = None
+) -> subprocess.CompletedProcess[str]:
+    output, errors = io.StringIO(), errors or io.StringIO()
     command = ["rechunk", "--level=1", "--json", f"--spool-dir={spool}", *words]
     with redirect_stdout(output), redirect_stderr(errors):
         status = await asyncio.to_thread(main, command)
@@ -104,7 +113,8 @@ async def test_layers_of_the_older_version_are_taken_from_its_repository(
     spool: Path, source: str, proxy: FaultProxy
 ) -> None:
     older = f"docker://{proxy.host}/other/os:1"
-    await rechunk(spool, "--plain-http", f"{source}:1", older)
+    told = await rechunk(spool, "--plain-http", f"{source}:1", older, errors=Terminal())
+    assert "Sending " in told.stderr
     proxy.forget()
     words = ["--plain-http", f"--previous={older}", f"{source}:2", f"docker://{proxy.host}/{NAME}:2"]
     done = json.loads((await rechunk(spool, *words)).stdout)
@@ -113,8 +123,9 @@ async def test_layers_of_the_older_version_are_taken_from_its_repository(
     assert len(proxy.seen("/blobs/uploads/", "PUT")) == 2
 
 
-async def test_push_that_was_killed_goes_on_where_it_was(
-    spool: Path, source: str, registry: Registry, proxy: FaultProxy
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "terminated"])
+async def test_push_that_was_ended_goes_on_where_it_was(
+    spool: Path, source: str, registry: Registry, proxy: FaultProxy, number: signal.Signals
 ) -> None:
     words = ["--plain-http", f"{source}:1", f"docker://{proxy.host}/{NAME}:1"]
     done = 4
@@ -124,13 +135,18 @@ async def test_push_that_was_killed_goes_on_where_it_was(
     async with asyncio.timeout(50):
         while len(proxy.seen("/blobs/uploads/", "PUT")) < done + 1:
             await proxy.wait_for_requests(len(proxy.requests) + 1)
-    process.kill()
-    await process.wait()
+    process.send_signal(number)
     proxy.release()
+    async with asyncio.timeout(50):
+        status = await process.wait()
     assert not proxy.seen("/manifests/")
     proxy.forget()
-    for left in spool.iterdir():
-        await asyncio.to_thread(subprocess.run, ["rm", "-r", left], check=True)
+    if number == signal.SIGTERM:
+        assert status == 128 + number
+    else:
+        for left in spool.iterdir():
+            shutil.rmtree(left)
+    assert list(spool.iterdir()) == []
 
     report = json.loads((await rechunk(spool, *words)).stdout)
     assert report["sent"]["layers"] <= LAYERS - done
@@ -210,6 +226,29 @@ async def test_login_and_certificate_are_taken_from_files(
         for said in (done.stdout, refused.stderr):
             assert PASSWORD not in said
             assert secret not in said
+
+
+async def test_login_is_not_sent_in_plain_by_order_of_a_registry_with_tls(
+    tmp_path: Path, spool: Path, source: str
+) -> None:
+    authority = Certificate.authority(tmp_path)
+    (tmp_path / "registry").mkdir()
+    async with (
+        TokenServer(authority, accounts={USER: PASSWORD}) as tokens,
+        Registry(
+            tmp_path / "registry",
+            certificate=authority.issue(tmp_path),
+            authority=authority,
+            tokens=tokens,
+        ) as registry,
+    ):
+        login = tmp_path / "auth.json"
+        secret = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        login.write_text(json.dumps({"auths": {registry.host: {"auth": secret}}}))
+        options = [f"--ca-file={authority.path}", f"--authfile={login}"]
+        done = await rechunk(spool, *options, f"{source}:1", f"docker://{registry.host}/{NAME}:1")
+        assert done.returncode == 1
+        assert tokens.requests == []
 
 
 async def test_memory_does_not_grow_with_a_blob(tmp_path: Path, registry: Registry) -> None:
