@@ -17,6 +17,7 @@ import json
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import zstandard
@@ -164,7 +165,7 @@ class Layer:
     compression: Compression = "none"
     annotations: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return digest_of(self.blob)
 
@@ -195,11 +196,11 @@ class Image:
     media_type: str
     platform: Mapping[str, str]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return digest_of(self.manifest)
 
-    @property
+    @cached_property
     def blobs(self) -> dict[str, bytes]:
         """Return every blob the manifest names, by digest."""
         return {digest_of(self.config): self.config} | {layer.digest: layer.blob for layer in self.layers}
