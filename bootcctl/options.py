@@ -18,6 +18,21 @@ HISTORY_LIMIT = 1000
 "The most entries the service gives at once."
 
 
+class _Given(argparse.Action):
+    """A text that says something: an empty one, as of an unset variable, is not the option left out."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if not values:
+            raise argparse.ArgumentError(self, "its value is empty")
+        setattr(namespace, self.dest, values)
+
+
 def _status(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--format",
@@ -38,6 +53,7 @@ def _status(verb: argparse.ArgumentParser) -> None:
 def _check(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--max-age",
+        action=_Given,
         default="",
         metavar="SPAN",
         help="do not ask again what the registry answered no longer ago than this, such as 1h",
@@ -54,7 +70,11 @@ def _upgrade(verb: argparse.ArgumentParser) -> None:
         help="take what is staged and locked, and ask no registry",
     )
     verb.add_argument(
-        "--tag", default="", metavar="TAG", help="take this tag of the image, and track it from now on"
+        "--tag",
+        action=_Given,
+        default="",
+        metavar="TAG",
+        help="take this tag of the image, and track it from now on",
     )
     verb.add_argument(
         "--allow-downgrade",
@@ -63,6 +83,7 @@ def _upgrade(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--expect-digest",
+        action=_Given,
         default="",
         metavar="D",
         help="fail if the newest version has another digest by now",
@@ -94,6 +115,7 @@ def _switch(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--tag",
+        action=_Given,
         default="",
         metavar="TAG",
         help="instead of IMAGE: another tag of the tracked image, such as prod",
@@ -115,8 +137,12 @@ def _rollback(verb: argparse.ArgumentParser) -> None:
 
 def _apply(verb: argparse.ArgumentParser) -> None:
     later = verb.add_mutually_exclusive_group()
-    later.add_argument("--at", default="", metavar="TIME", help="such as 22:00, tomorrow 03:00 or Sat 02:00")
-    later.add_argument("--defer", default="", metavar="SPAN", help="after so long, such as 2h or 1d")
+    later.add_argument(
+        "--at", action=_Given, default="", metavar="TIME", help="such as 22:00, tomorrow 03:00 or Sat 02:00"
+    )
+    later.add_argument(
+        "--defer", action=_Given, default="", metavar="SPAN", help="after so long, such as 2h or 1d"
+    )
     later.add_argument("--cancel", action="store_true", help="call off what --at or --defer has asked for")
     _soft_reboot(verb)
     _ignoring(verb)
@@ -180,7 +206,11 @@ def _pause(verb: argparse.ArgumentParser) -> None:
         help="how long, such as 3d or 1h 30min, or indefinitely (default: 1d)",
     )
     how_long.add_argument(
-        "--until", default="", metavar="TIME", help="such as 18:30, tomorrow, Mon 02:00 or 2026-12-24 18:00"
+        "--until",
+        action=_Given,
+        default="",
+        metavar="TIME",
+        help="such as 18:30, tomorrow, Mon 02:00 or 2026-12-24 18:00",
     )
 
 
@@ -275,7 +305,9 @@ def _mock(verb: argparse.ArgumentParser) -> None:
 
 
 def _why(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--at", default="", metavar="TIME", help="what it would do then, such as Sat 02:00")
+    verb.add_argument(
+        "--at", action=_Given, default="", metavar="TIME", help="what it would do then, such as Sat 02:00"
+    )
     for option, text in (
         ("--metered", "suppose the network connection is metered, or is not"),
         ("--on-battery", "suppose the host is on battery, or is not"),

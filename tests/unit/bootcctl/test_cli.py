@@ -108,6 +108,26 @@ def test_parse_wrong_command_line_is_a_usage_failure(argv: list[str]) -> None:
     assert not caught.value.message.endswith(".")
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["apply", "--at", ""],
+        ["apply", "--defer="],
+        ["upgrade", "--expect-digest", ""],
+        ["upgrade", "--tag="],
+        ["switch", "--tag", "", "quay.io/example/os:1"],
+        ["check", "--max-age", ""],
+        ["pause", "--until", ""],
+        ["why", "--at", ""],
+    ],
+    ids=" ".join,
+)
+def test_parse_empty_value_is_not_the_option_left_out(argv: list[str]) -> None:
+    with pytest.raises(Failure, match="its value is empty") as failure:
+        parse(argv)
+    assert failure.value.code == USAGE
+
+
 @pytest.mark.parametrize("limit", ["1", "1000"])
 def test_parse_history_limit_bounds_are_accepted(limit: str) -> None:
     assert parse(["history", "--limit", limit]).limit == int(limit)
