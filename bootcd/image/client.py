@@ -1,26 +1,32 @@
 """The library's client of registries, taught what it does not do: to stream, to log in at once, to give up.
 
-Its own way to upload holds a blob in memory, and sends it once without a login before it does with one.
+Its own way to upload holds a blob in memory, and sends it once without a login before it does with one. It
+would hand a login to whoever a registry sends it on to, and read an answer of any size into memory.
 """
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterator
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 import oras.auth
 import oras.provider
 import requests
 import requests.adapters
 
+from bootcd.model.errors import RegistryProtocolError
+from bootcd.oci.manifest import MAX_MANIFEST_BYTES
 from bootcd.ostree.libostree import host_errors
 
 _DEADLINE_SECS = 60
 _UPLOADED_DEADLINE_SECS = 900
 "For the answer to a blob, which a registry may copy once more before it gives it."
 _PIECE_BYTES = 1 << 20
+_PORTS = {"http": 80, "https": 443}
 
 
 class Content:
@@ -59,7 +65,32 @@ class _Adapter(requests.adapters.HTTPAdapter):
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
         is_upload = isinstance(request.body, Content)
         options["timeout"] = (_DEADLINE_SECS, _UPLOADED_DEADLINE_SECS if is_upload else _DEADLINE_SECS)
-        return super().send(request, **options)
+        answer = super().send(request, **options | {"stream": True})
+        # Nothing that is asked for here is larger than a manifest.
+        content = bytearray()
+        for piece in answer.iter_content(_PIECE_BYTES):
+            content += piece
+            if len(content) > MAX_MANIFEST_BYTES:
+                answer.close()
+                host = urlsplit(request.url or "").hostname
+                raise RegistryProtocolError(f"{host} answered with more than {MAX_MANIFEST_BYTES} bytes")
+        answer._content = bytes(content)  # noqa: SLF001  # the library has no other way
+        return answer
+
+
+class _Session(requests.Session):
+    """Requests with the login they are given and no other: none of ~/.netrc, none to another host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auth = lambda request: request
+        # Cookies make some registries believe that they talk to a browser.
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        before, now = response.request.url or "", prepared_request.url or ""
+        if _origin(before) != _origin(now):
+            prepared_request.headers.pop("Authorization", None)
 
 
 class _Tokens(oras.auth.TokenAuth):  # type: ignore[misc]
@@ -67,10 +98,19 @@ class _Tokens(oras.auth.TokenAuth):  # type: ignore[misc]
 
     _tls_verify = True
 
-    def __init__(self, session: requests.Session, repository: str) -> None:
+    def __init__(self, session: requests.Session, registry: str, repository: str) -> None:
         super().__init__()
         self.session = session
+        self.registry = registry
         self.repository = repository
+
+    def authenticate_request(
+        self, original: requests.Response, headers: dict[str, str], refresh: bool = False
+    ) -> Any:
+        if _origin(original.url) != _origin(self.registry):
+            # Somebody else, whom the registry has sent us on to, does not say where our password goes.
+            return headers, False
+        return super().authenticate_request(original, headers, refresh)
 
     def request_token(self, challenge: Any) -> Any:
         return super().request_token(self._to_write(challenge))
@@ -93,7 +133,9 @@ class Client(oras.provider.Registry):  # type: ignore[misc]
     ) -> None:
         """Without a context the system's authorities are trusted."""
         super().__init__(host, insecure=plain_http)
-        self.auth: oras.auth.base.AuthBackend = _Tokens(self.session, repository)
+        self.session = _Session()
+        own = f"{self.prefix}://{host}"
+        self.auth: oras.auth.base.AuthBackend = _Tokens(self.session, own, repository)
         if plain_http:
             self.session.mount("http://", _Adapter(None))
         else:
@@ -113,14 +155,23 @@ class Client(oras.provider.Registry):  # type: ignore[misc]
     def lacks_login(self) -> bool:
         return isinstance(self.auth, oras.auth.BasicAuth) and not getattr(self.auth, "_basic_auth", None)
 
-    def do_request(self, *arguments: Any, **options: Any) -> requests.Response:
+    def do_request(self, url: str, method: str = "GET", **options: Any) -> requests.Response:
+        if _origin(url) != _origin(f"{self.prefix}://{self.hostname}"):
+            # What a registry has stored elsewhere is sent there, and the address is all the leave it takes.
+            return self.session.request(method, url, **options)
         if isinstance(self.auth, oras.auth.BasicAuth):
             # At once: a registry that wants it may hang up on a body it did not ask for.
             options["headers"] = (options.get("headers") or {}) | self.auth.get_auth_header()
         once = oras.provider.Registry.do_request.__wrapped__
-        answer: requests.Response = once(self, *arguments, **options)
+        answer: requests.Response = once(self, url, method, **options)
         if answer.status_code == 401 and getattr(self.auth, "token", None):
             # A token to read is of no use to write: ask for another one.
             self.auth.token = None
-            answer = once(self, *arguments, **options)
+            answer = once(self, url, method, **options)
         return answer
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    """Return scheme, host and port of an address; raises ValueError for what is none."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
