@@ -38,6 +38,9 @@ class Courtesy:
         self.off: datetime | None = None
         "The time of the reboot that was called off last."
         self._off_until: datetime | None = None
+        self._asked_in_time = False
+        "Whether it was asked when the time had come that people were told."
+        self._taken_back = 0
         self._teller: Teller | None = None
         self._alarm = Alarm(clock, self._ring)
         self._task: asyncio.Task[None] | None = None
@@ -67,12 +70,17 @@ class Courtesy:
         return self._off_until
 
     async def called_off(self, when: datetime | None = None) -> bool:
-        """Tell whether the reboot people were told of is not to come, or was not at a time that is over."""
-        before = self._off_until
+        """Tell whether the reboot people were told of is not to come, or was not at a time that is over.
+
+        `when` is the time of one that somebody has asked for, which stands where nobody can know.
+        """
+        before, taken_back = self._off_until, self._taken_back
         self._begin()
         if self._task is not None:
             await asyncio.wait([self._task])
-        return self._off_until != before or (when is not None and self.off == when)
+        if when is None:
+            return self._taken_back != taken_back
+        return self._off_until != before or self.off == when
 
     async def stop(self) -> None:
         self._alarm.set(None)
@@ -92,21 +100,29 @@ class Courtesy:
         await self._ask()
         while self._untold and self._teller is not None:
             self._untold = False
-            self._announced = self._told.until
+            self._announced, self._asked_in_time = self._told.until, False
             self._alarm.set(self._announced)
             await self._teller.tell(self._announced)
             if self._untold:
                 await self._ask()
 
     async def _ask(self) -> None:
-        """Forget what people were told if one of them has called it off."""
-        when = self._announced
-        # Later the rehearsal is gone anyway.
-        if self._teller is None or when is None or self._clock.now() >= when + REHEARSED_FOR:
+        """Forget what people were told if one of them has called it off, or may have."""
+        when, now = self._announced, self._clock.now()
+        if self._teller is None or when is None:
             return
-        if not await self._teller.called_off():
+        if now < when + REHEARSED_FOR:
+            if not await self._teller.called_off():
+                self._asked_in_time = now >= when
+                return
+            log.info("somebody who is logged in has called the reboot off")
+            self.off = when
+            self._off_until = self._clock.now() + CALLED_OFF
+        elif self._asked_in_time:
             return
-        log.info("somebody who is logged in has called the reboot off")
-        self._told, self._announced, self.off = Told(), None, when
-        self._off_until = self._clock.now() + CALLED_OFF
+        else:
+            # Such as where the host slept: the rehearsal, which would tell, is gone by now.
+            log.info("whether the reboot was called off cannot be known: people are told anew")
+        self._told, self._announced = Told(), None
+        self._taken_back += 1
         self._on_off()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime, timedelta
 
+import pytest
+
 from bootcd.agent.courtesy import Courtesy
 from tests.support.jobs import SetClock
 
@@ -118,4 +120,37 @@ async def test_whether_people_call_it_off_is_asked_at_its_time_though_nothing_re
     clock.move(seconds=1)
     await heard.wait()
     assert made.off_until == clock.now() + timedelta(hours=1)
+    await made.stop()
+
+
+@pytest.mark.parametrize("minutes", [11, 20])
+async def test_reboot_whose_time_the_host_slept_through_is_told_anew(minutes: int) -> None:
+    told, clock, replanned = Told(), SetClock(), asyncio.Event()
+    told.go.set()
+    made = Courtesy(clock, replanned.set)
+    made.by(told)
+    first = clock.now() + timedelta(minutes=10)
+    made.follow(first)
+    await told.next()
+    clock.move(minutes=minutes)
+    assert not await made.called_off(first), "what somebody asked for stands"
+    assert replanned.is_set()
+    assert made.until is None
+    made.follow(first + timedelta(minutes=minutes))
+    await told.next()
+    assert told.times == [first, first + timedelta(minutes=minutes)]
+    assert not await made.called_off()
+    await made.stop()
+
+
+async def test_reboot_that_is_due_after_its_time_was_slept_through_does_not_come() -> None:
+    told, clock = Told(), SetClock()
+    told.go.set()
+    made = courtesy(told, clock)
+    made.follow(clock.now() + timedelta(minutes=10))
+    await told.next()
+    clock.move(minutes=12)
+    assert await made.called_off()
+    assert not await made.called_off(), "once"
+    assert made.off_until is None
     await made.stop()
