@@ -142,6 +142,8 @@ class Transport:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        # A file of authorities that cannot be used is told of before anything is asked.
+        await asyncio.to_thread(self._certificates.context)
         await asyncio.to_thread(self._pauses.load)
         per_sec = self._bandwidth.bytes_per_sec
         self._session = aiohttp.ClientSession(

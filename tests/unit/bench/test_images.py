@@ -10,7 +10,7 @@ TREE: FileTree = {path: file(b"x" * (1 + 10 * n)) for n, group in enumerate(GROU
 
 
 def test_layers_hold_every_file_once_and_are_of_one_size() -> None:
-    layers = list(_in_layers(GROUPS, TREE))
+    layers = list(_in_layers(GROUPS, TREE, LAYERS))
     assert len(layers) == LAYERS
     assert sorted(path for layer in layers for path in layer) == sorted(TREE)
     sizes = [sum(TREE[path].size for path in layer) for layer in layers]
