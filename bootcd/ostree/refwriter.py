@@ -7,17 +7,14 @@ names and of directories in their place stays its own affair.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 from bootcd.ostree.libostree import OSTree
-from bootcd.ostree.store import STAGE_PREFIX
+from bootcd.ostree.store import StagingDirectory
 
 
 def write_refs(repo: Any, path: Path, refs: Mapping[str, str], flush: Callable[[], None]) -> None:
@@ -32,8 +29,8 @@ def write_refs(repo: Any, path: Path, refs: Mapping[str, str], flush: Callable[[
     if not refs:
         return
     heads = path / "refs" / "heads"
-    with _stage(path) as stage:
-        staged = {ref: stage / str(number) for number, ref in enumerate(refs)}
+    with closing(StagingDirectory(path)) as stage:
+        staged = {ref: stage.path / str(number) for number, ref in enumerate(refs)}
         for ref, file in staged.items():
             OSTree.validate_rev(ref)
             file.write_text(f"{refs[ref]}\n")
@@ -48,16 +45,3 @@ def write_refs(repo: Any, path: Path, refs: Mapping[str, str], flush: Callable[[
         # As libostree tells others that refs have changed.
         os.utime(path)
         flush()
-
-
-@contextmanager
-def _stage(path: Path) -> Iterator[Path]:
-    """Yield a directory that is told from those of killed processes as staging directories of objects are."""
-    stage = Path(mkdtemp(prefix=STAGE_PREFIX, dir=path / "tmp"))
-    lock = os.open(stage, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield stage
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        os.close(lock)

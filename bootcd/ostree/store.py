@@ -376,22 +376,39 @@ class LibostreeStore:
         """Nothing to do: the owner aborts its transaction."""
 
 
+class StagingDirectory:
+    """A temporary directory of a repository, held by a lock so that nobody takes it for a stale one."""
+
+    def __init__(self, repo_path: Path, prefix: str = STAGE_PREFIX) -> None:
+        self.path = repo_path / "tmp" / f"{prefix}{secrets.token_hex(8)}"
+        self.path.mkdir(mode=0o700)
+        self._lock = -1
+        try:
+            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Remove it, with what is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+
+
 class _Stage:
-    """One staging directory, held by a lock so that nobody takes it for a stale one."""
+    """A staging directory of objects."""
 
     def __init__(self, repo_path: Path, vouched: bool) -> None:
-        prefix = _VOUCHED_PREFIX if vouched else STAGE_PREFIX
-        self._path = repo_path / "tmp" / f"{prefix}{secrets.token_hex(8)}"
-        self._path.mkdir(mode=0o700)
-        self._lock = self.fd = -1
+        self._directory = StagingDirectory(repo_path, _VOUCHED_PREFIX if vouched else STAGE_PREFIX)
+        self.fd = -1
         try:
-            self._lock = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.content = self._path / "content"
+            self.content = self._directory.path / "content"
             self.content.mkdir(mode=0o700)
             self.fd = os.open(self.content, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             # libostree removes what looks a day old, as this would once a clock that was wrong is set.
-            os.utime(self._lock, (_FAR_FUTURE, _FAR_FUTURE))
+            os.utime(self._directory.path, (_FAR_FUTURE, _FAR_FUTURE))
             self.writeback = Writeback(self.content)
         except BaseException:
             self._remove_files()
@@ -411,10 +428,9 @@ class _Stage:
         self._remove_files()
 
     def _remove_files(self) -> None:
-        shutil.rmtree(self._path, ignore_errors=True)
-        for descriptor in (self.fd, self._lock):
-            if descriptor >= 0:
-                os.close(descriptor)
+        self._directory.close()
+        if self.fd >= 0:
+            os.close(self.fd)
 
 
 def remove_stale_stages(repo_path: Path) -> None:
