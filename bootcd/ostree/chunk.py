@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from bootcd.model.errors import BackendFailed, DigestMismatch, InvalidLayer
-from bootcd.oci.tar import EntryType, TarEntry, TarReader
-from bootcd.ostree.layer import Reuse
+from bootcd.oci.tar import EntryType, TarEntry
+from bootcd.ostree.layer import Entries, Reuse, entries_of, reused
 from bootcd.ostree.listed import Listed
 from bootcd.ostree.repository import Repository, check_detached_metadata, parse_commit
 from bootcd.ostree.store import ObjectStore
@@ -155,7 +155,7 @@ class _ObjectReader:
         self._detached: tuple[bytes, bytes] | None = None
 
     def run(self, source: ByteSource | Listed) -> ObjectSet:
-        reader = source if isinstance(source, Listed) else TarReader(source)
+        reader = entries_of(source)
         for entry in reader:
             is_directory = entry.type is EntryType.DIRECTORY
             kind, path = map_path(entry.name, allow_nonusr=False, directory=is_directory)
@@ -177,7 +177,7 @@ class _ObjectReader:
         contents, meta = parse_commit(data)
         return InnerCommit(checksum, data, contents, meta, self._detached[1] if self._detached else None)
 
-    def _add(self, path: str, entry: TarEntry, reader: TarReader | Listed) -> None:
+    def _add(self, path: str, entry: TarEntry, reader: Entries) -> None:
         match = _OBJECT.fullmatch(path)
         if match is None:
             raise self._error(f"has {path[:80]!r} among its objects, which is no name of one")
@@ -194,7 +194,7 @@ class _ObjectReader:
             case kind:
                 raise self._error(f"holds an object of the kind {kind[:20]!r}, which has no place in it")
 
-    def _add_file(self, checksum: bytes, entry: TarEntry, reader: TarReader | Listed) -> None:
+    def _add_file(self, checksum: bytes, entry: TarEntry, reader: Entries) -> None:
         if self._next is None or self._next[0] != checksum:
             raise self._error(f"does not have the extended attributes of {checksum.hex()} right before it")
         xattrs, self._next = self._next[1], None
@@ -209,16 +209,13 @@ class _ObjectReader:
         self._check(actual, checksum)
         self._files.add(checksum)
 
-    def _write_file(self, entry: TarEntry, xattrs: tuple[Xattr, ...], reader: TarReader | Listed) -> bytes:
-        if self._reuse is not None and entry.size and not reader.buffered:
-            found = self._reuse(entry.uid, entry.gid, entry.mode, xattrs, entry.size)
-            if found is not None:
-                reader.leave_payload()
-                return found
+    def _write_file(self, entry: TarEntry, xattrs: tuple[Xattr, ...], reader: Entries) -> bytes:
+        if found := reused(self._reuse, entry, xattrs, reader):
+            return found
         chunks = reader.read_chunks()
         return self._store.write_file(entry.uid, entry.gid, entry.mode, xattrs, entry.size, chunks)
 
-    def _note_xattrs(self, checksum: bytes, entry: TarEntry, reader: TarReader | Listed) -> None:
+    def _note_xattrs(self, checksum: bytes, entry: TarEntry, reader: Entries) -> None:
         if self._next is not None:
             raise self._error(f"has extended attributes of {self._next[0].hex()} and not that object")
         if entry.type is not EntryType.HARDLINK:
@@ -233,7 +230,7 @@ class _ObjectReader:
             )
         self._next = checksum, shared
 
-    def _share_xattrs(self, checksum: bytes, entry: TarEntry, reader: TarReader | Listed) -> None:
+    def _share_xattrs(self, checksum: bytes, entry: TarEntry, reader: Entries) -> None:
         data = self._read(entry, reader, MAX_XATTRS_BYTES)
         self._check(hashlib.sha256(data).digest(), checksum)
         # What keeps a small one in memory is larger than itself.
@@ -261,7 +258,7 @@ class _ObjectReader:
                 self._parse(parse_dirmeta, data)
             self._check(self._store.write_metadata(kind, data), checksum)
 
-    def _read(self, entry: TarEntry, reader: TarReader | Listed, limit: int) -> bytes:
+    def _read(self, entry: TarEntry, reader: Entries, limit: int) -> bytes:
         if entry.type is not EntryType.FILE:
             raise self._error(f"has a {entry.type.value} in the place of an object")
         if entry.size > limit:

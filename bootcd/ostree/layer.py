@@ -56,6 +56,24 @@ Reuse = Callable[[int, int, int, Sequence[Xattr], int], bytes | None]
 extended attributes and size; the source then leaves the payload out."""
 
 
+Entries = TarReader | Listed
+"What gives the entries of a layer with their content: an archive, or its table of contents."
+
+
+def entries_of(source: ByteSource | Listed) -> Entries:
+    return source if isinstance(source, Listed) else TarReader(source)
+
+
+def reused(reuse: Reuse | None, entry: TarEntry, xattrs: tuple[Xattr, ...], reader: Entries) -> bytes | None:
+    """Return the object of the current entry, a file, if there is one; then its payload is left out."""
+    if reuse is None or not entry.size or reader.buffered:
+        return None
+    found = reuse(entry.uid, entry.gid, entry.mode, xattrs, entry.size)
+    if found is not None:
+        reader.leave_payload()
+    return found
+
+
 @dataclass(slots=True)
 class ImportedLayer:
     """A layer in the repository's terms; `dropped` counts entries left out by top-level name."""
@@ -167,7 +185,7 @@ class _Importer:
         "Files that lie where a chunked image keeps its objects, by path."
 
     def run(self, source: ByteSource | Listed) -> ImportedLayer:
-        reader = source if isinstance(source, Listed) else TarReader(source)
+        reader = entries_of(source)
         for entry in reader:
             kind, path = map_path(
                 entry.name,
@@ -184,7 +202,7 @@ class _Importer:
         labelled_by = None if self._has_mixed_links else self._policy
         return ImportedLayer(self._tree.root, self._dropped, labelled_by, self._contents or [])
 
-    def _hold_object(self, path: str, entry: TarEntry, reader: TarReader | Listed) -> None:
+    def _hold_object(self, path: str, entry: TarEntry, reader: Entries) -> None:
         """Keep a file for the hard links to it: a build that changes one of them changes the object too.
 
         An object that nothing links to belongs to the base below and is part of no tree.
@@ -192,13 +210,10 @@ class _Importer:
         if entry.type is EntryType.FILE:
             self._objects[path] = self._write_file(path, entry, reader)
 
-    def _write_file(self, path: str, entry: TarEntry, reader: TarReader | Listed) -> bytes:
+    def _write_file(self, path: str, entry: TarEntry, reader: Entries) -> bytes:
         xattrs = self._xattrs(path, stat.S_IFREG, entry)
-        if self._reuse is not None and entry.size and not reader.buffered:
-            found = self._reuse(entry.uid, entry.gid, entry.mode, xattrs, entry.size)
-            if found is not None:
-                reader.leave_payload()
-                return found
+        if found := reused(self._reuse, entry, xattrs, reader):
+            return found
         chunks = reader.read_chunks()
         if self._contents is None or not entry.size:
             return self._store.write_file(entry.uid, entry.gid, entry.mode, xattrs, entry.size, chunks)
@@ -218,7 +233,7 @@ class _Importer:
     def _implied_meta(self, path: str) -> DirMeta:
         return DEFAULT_META._replace(xattrs=with_label((), self._label(path, stat.S_IFDIR)))
 
-    def _add(self, path: str, entry: TarEntry, reader: TarReader | Listed) -> None:
+    def _add(self, path: str, entry: TarEntry, reader: Entries) -> None:
         if entry.type is EntryType.DIRECTORY:
             xattrs = self._xattrs(path, stat.S_IFDIR, entry)
             self._tree.add_directory(path, DirMeta(entry.uid, entry.gid, 0o040000 | entry.mode, xattrs))
