@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import os
 
+from bootcd.engine.description import describe
 from bootcd.engine.notes import release_notes
 from bootcd.engine.source import open_source
 from bootcd.model.errors import WrongState
 from bootcd.model.host import Host, ImageReferenceStatus
 from bootcd.model.job import ImageUpdate, WorkerSettings
-from bootcd.oci.manifest import announced, host_architecture
+from bootcd.oci.manifest import host_architecture
 from bootcd.oci.resolve import ResolvedImage
-from bootcd.oci.timestamp import parse_timestamp
 from bootcd.ostreefmt.origin import TrackedImage
-from bootcd.policy.rollout import PERIOD, announced_period
 
 
 def followed_image(host: Host) -> TrackedImage:
@@ -50,16 +49,8 @@ async def find_update(host: Host, settings: WorkerSettings) -> tuple[ImageUpdate
         if digest == current:
             return None, ""
         notes = await release_notes(source, resolved)
-    update = ImageUpdate(
-        image=tracked.name,
-        transport=tracked.transport,
-        digest=digest,
-        version=resolved.config.version or "",
-        created=parse_timestamp(resolved.config.timestamp),
-        rollout_secs=announced_period(announced(resolved.manifest, resolved.config, PERIOD)).total_seconds(),
-        has_notes=bool(notes),
-    )
-    return update, notes
+    update = describe(tracked, digest, resolved.manifest, resolved.config)
+    return update.model_copy(update={"has_notes": bool(notes)}), notes
 
 
 def _followed(host: Host) -> ImageReferenceStatus | None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bootcd.engine.bound import BoundImages
 from bootcd.engine.cleanup import clean_up
+from bootcd.engine.description import describe
 from bootcd.engine.hooks import Hooks, Point, Subject
 from bootcd.engine.lock import lock, locked
 from bootcd.engine.notes import release_notes
@@ -51,11 +52,9 @@ from bootcd.model.trust import Verdict, parse_verdict
 from bootcd.oci.changes import layer_changes
 from bootcd.oci.manifest import (
     ImageManifest,
-    announced,
     host_architecture,
     parse_config,
     parse_manifest,
-    parse_timestamp,
 )
 from bootcd.oci.reference import parse_reference
 from bootcd.oci.resolve import ResolvedImage
@@ -64,7 +63,6 @@ from bootcd.ostree.status import read_host
 from bootcd.ostree.sysroot import Sysroot
 from bootcd.ostreefmt.metadata import INDEX_DIGEST, TRUST, cached_update_metadata, parse_merge_metadata
 from bootcd.ostreefmt.origin import REGISTRY, RemoteSignature, SignaturePolicy, TrackedImage
-from bootcd.policy.rollout import PERIOD, announced_period
 from bootcd.update.downgrade import require_no_downgrade
 
 if TYPE_CHECKING:
@@ -345,16 +343,9 @@ class Pulls:
         return await source.resolve(architecture=architecture, variant=variant)
 
     def _describe(self, tracked: TrackedImage, image: Image) -> ImageUpdate:
-        return ImageUpdate(
-            image=tracked.name,
-            transport=tracked.transport,
-            digest=image.digest,
-            version=image.config.version or "",
-            created=parse_timestamp(image.config.timestamp),
-            rollout_secs=announced_period(announced(image.manifest, image.config, PERIOD)).total_seconds(),
-            download_bytes=sum(layer.size for layer in missing_layers(self._sysroot.repository, image)),
-            trust=image.verdict,
-        )
+        missing = missing_layers(self._sysroot.repository, image)
+        known = {"download_bytes": sum(layer.size for layer in missing), "trust": image.verdict}
+        return describe(tracked, image.digest, image.manifest, image.config).model_copy(update=known)
 
 
 @asynccontextmanager
