@@ -13,12 +13,11 @@ becomes of it: what was not counted from here is left alone.
 from __future__ import annotations
 
 import logging
-import os
 from contextlib import suppress
 from pathlib import Path
 
 from bootcd.health.bootcount import ATTEMPTS, writable
-from bootcd.host.files import read_bounded, write_atomic
+from bootcd.host.files import read_bounded, sync_directory, write_atomic
 from bootcd.ostreefmt.bootentries import EntryName, counted_image, parse_entry_name
 
 log = logging.getLogger(__name__)
@@ -123,11 +122,7 @@ def _rename(path: Path, name: EntryName) -> bool:
         if target.exists():
             raise FileExistsError(None, "another entry has that name", str(target))
         writable(path, lambda: path.rename(target))
-        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_directory(path.parent)
     except OSError as error:
         log.warning("boots cannot be counted, %s cannot be renamed: %s", path, error.strerror)
         return False
