@@ -58,7 +58,8 @@ async def push_image(
         mounts: repositories of the registry that have a blob, by its digest.
     """
     assert layout.image is not None
-    data = layout.blob(layout.image["digest"]).read_bytes()
+    digest = layout.image["digest"]
+    data = layout.blob(digest).read_bytes()
     manifest = parse_manifest(data, layout.image["mediaType"])
     assert isinstance(manifest, ImageManifest), "just written"
     blobs = list({blob.digest: blob for blob in (*manifest.layers, manifest.config)}.values())
@@ -79,9 +80,8 @@ async def push_image(
     reference = repository.reference
     name = reference.tag or reference.for_fetch
     answer = await asyncio.to_thread(repository.put_manifest, name, data, layout.image["mediaType"])
-    if (given := answer.headers.get("Docker-Content-Digest", layout.image["digest"])) != layout.image[
-        "digest"
-    ]:
+    given = answer.headers.get("Docker-Content-Digest", digest)
+    if given != digest:
         raise RegistryProtocolError(
             f"registry {reference.registry} has made another image of {reference}: {given[:80]}"
         )

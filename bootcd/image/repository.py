@@ -21,7 +21,6 @@ from bootcd.image.client import Client, Content
 from bootcd.model.errors import (
     BootcdError,
     InvalidArguments,
-    InvalidManifest,
     NotFound,
     RegistryAuthRequired,
     RegistryDenied,
@@ -30,7 +29,6 @@ from bootcd.model.errors import (
     RegistryTlsFailed,
     RegistryUnavailable,
 )
-from bootcd.oci.manifest import MAX_MANIFEST_BYTES
 from bootcd.oci.reference import DOCKER_HUB, ImageReference
 from bootcd.registry.certificates import CERTIFICATE_DIRS, Certificates
 from bootcd.registry.credentials import load_credentials
@@ -117,10 +115,7 @@ class Repository:
         self.close()
 
     def get_manifest(self, name: str, accept: str) -> requests.Response:
-        answer = self._ask("GET", f"/manifests/{name}", name, headers={"Accept": accept})
-        if len(answer.content) > MAX_MANIFEST_BYTES:
-            raise InvalidManifest(f"a manifest of {self.reference} is larger than {MAX_MANIFEST_BYTES} bytes")
-        return answer
+        return self._ask("GET", f"/manifests/{name}", name, headers={"Accept": accept})
 
     def put_manifest(self, name: str, document: bytes, media_type: str) -> requests.Response:
         headers = {"Content-Type": media_type}
