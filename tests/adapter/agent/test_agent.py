@@ -271,6 +271,16 @@ async def test_first_check_waits_for_its_time_and_is_then_made(
 async def test_update_is_found_and_staged_with_nobody_asking(
     tmp_path: Path, script: WorkerScript, time: Time
 ) -> None:
+    await staged_with_nobody_asking(tmp_path, script, time)
+
+
+async def test_what_is_to_be_done_at_once_is_done_though_the_clock_runs(
+    tmp_path: Path, script: WorkerScript
+) -> None:
+    await staged_with_nobody_asking(tmp_path, script, Time(RunningClock()))
+
+
+async def staged_with_nobody_asking(tmp_path: Path, script: WorkerScript, time: Time) -> None:
     script.steps(["ready"], FOUND)
     bench = ServiceBench(tmp_path, script, clock=time.clock, mode=Mode.STAGE)
     async with bench, agent_at_work(bench, time):
@@ -281,20 +291,6 @@ async def test_update_is_found_and_staged_with_nobody_asking(
         await bench.shown(state="staged")
         kinds = [record.request.kind for record in bench.service.jobs()]
         assert kinds == [JobKind.CHECK, JobKind.UPGRADE]
-
-
-async def test_what_is_to_be_done_at_once_is_done_though_the_clock_runs(
-    tmp_path: Path, script: WorkerScript
-) -> None:
-    time = Time(RunningClock())
-    script.steps(["ready"], FOUND)
-    bench = ServiceBench(tmp_path, script, clock=time.clock, mode=Mode.STAGE)
-    async with bench, agent_at_work(bench, time):
-        await bench.shown(state="idle")
-        await time.passes(hours=1)
-        await bench.shown(state="checking")
-        script.steps(["ready"], *TAKEN)  # for the next worker
-        await bench.shown(state="staged")
 
 
 async def test_update_is_staged_when_the_turn_of_this_machine_comes(

@@ -7,7 +7,6 @@ import base64
 import io
 import json
 import subprocess
-from collections.abc import AsyncIterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -25,6 +24,8 @@ from tests.support.oci_image import Image, Index, file, make_image, make_index, 
 from tests.support.registry import PASSWORD, USER, Registry
 from tests.support.token_server import TokenServer
 
+pytestmark = pytest.mark.usefixtures("nobody_is_logged_in")
+
 NAME = "example/os"
 TEXT = "# Version 2\n\n- faster\n- \x1b[31mred\x1b[0m\n"
 SHOWN = "# Version 2\n\n- faster\n- [31mred[0m"
@@ -33,30 +34,10 @@ IMAGE = make_image([make_layer([file("usr/a", b"1")])])
 
 
 @pytest.fixture
-async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
-    directory = tmp_path / "registry"
-    directory.mkdir()
-    async with Registry(directory) as registry:
-        yield registry
-
-
-@pytest.fixture
-async def proxy(registry: Registry) -> AsyncIterator[FaultProxy]:
-    async with FaultProxy(registry.url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def notes(tmp_path: Path) -> Path:
     path = tmp_path / "notes.md"
     path.write_text(TEXT)
     return path
-
-
-@pytest.fixture(autouse=True)
-def _nobody_is_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG"):
-        monkeypatch.setenv(name, str(tmp_path / "nowhere"))
 
 
 async def push(*words: str | Path) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import AsyncIterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -30,30 +29,11 @@ from tests.support.oci_layout import write_layout
 from tests.support.registry import PASSWORD, USER, Registry
 from tests.support.token_server import TokenServer
 
+pytestmark = pytest.mark.usefixtures("nobody_is_logged_in")
+
 NAME = "example/os"
 LAYERS = 11
 "Nine packages, the initial RAM disk, and what belongs to no package."
-
-
-@pytest.fixture(autouse=True)
-def _nobody_is_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("REGISTRY_AUTH_FILE", raising=False)
-    for name in ("HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG"):
-        monkeypatch.setenv(name, str(tmp_path / "nowhere"))
-
-
-@pytest.fixture
-async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
-    directory = tmp_path / "registry"
-    directory.mkdir()
-    async with Registry(directory) as registry:
-        yield registry
-
-
-@pytest.fixture
-async def proxy(registry: Registry) -> AsyncIterator[FaultProxy]:
-    async with FaultProxy(registry.url) as proxy:
-        yield proxy
 
 
 @pytest.fixture
