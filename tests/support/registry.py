@@ -153,9 +153,14 @@ class Registry:
 
     def keeps(self, repository: str, digest: str) -> bool:
         """Whether a repository has a blob; asked of a mirror, that is one it need not ask for any more."""
-        value = digest.removeprefix("sha256:")
-        layers = self.directory / "storage/docker/registry/v2/repositories" / repository / "_layers"
-        return (layers / "sha256" / value / "link").exists()
+        return (self._kept(repository) / digest.removeprefix("sha256:") / "link").exists()
+
+    def blobs_kept(self, repository: str) -> int:
+        """Return how many blobs a repository has."""
+        return len(list(self._kept(repository).glob("*/link")))
+
+    def _kept(self, repository: str) -> Path:
+        return self.directory / "storage/docker/registry/v2/repositories" / repository / "_layers/sha256"
 
     async def _send(
         self, method: str, path: str, *, repository: str, data: bytes | None = None, **options: Any

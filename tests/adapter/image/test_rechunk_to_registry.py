@@ -115,6 +115,9 @@ async def test_push_that_was_ended_goes_on_where_it_was(
     async with asyncio.timeout(50):
         while len(proxy.seen("/blobs/uploads/", "PUT")) < done + 1:
             await proxy.wait_for_requests(len(proxy.requests) + 1)
+        # That a request has come does not say that it is over.
+        while await asyncio.to_thread(registry.blobs_kept, NAME) < done:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.02)
     process.send_signal(number)
     proxy.release()
     async with asyncio.timeout(50):
